@@ -1,0 +1,98 @@
+"""Cost from counting traced operators: 1 multiply-accumulate (MAC) is 1 FLOP, as in the paper.
+
+Convolutions and matrix products count, attention's included; norms, biases, activations and pooling do not.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..models import DynPerceiver
+
+__all__ = ['ExitCost', 'count_exit_costs', 'count_gmacs', 'meta_copy']
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """Copy of a model whose tensors have shapes but no memory: tracing it computes nothing, and attention decomposes into products."""
+    return copy.deepcopy(model).to('meta').eval().requires_grad_(False)
+
+
+def count_gmacs(function: Callable[..., Any], *args: Any) -> float:
+    """Giga-MACs of a call.
+
+    Args:
+        function: Anything callable; with modules of :func:`meta_copy` nothing is computed.
+        args: Its arguments, on the same device.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('ignore')
+        with FlopCounterMode(display=False) as counter:
+            function(*args)
+    return counter.get_total_flops() / 2e9
+
+
+@dataclass(frozen=True)
+class ExitCost:
+    """What it takes to leave at an exit.
+
+    Attributes:
+        number: 1..4.
+        cost_gmacs: Giga-MACs per sample from the input up to and with this exit; a sample of video is a clip.
+        segment_gmacs: The last segment's share of it.
+        num_params: Parameters used up to and with this exit.
+    """
+
+    number: int
+    cost_gmacs: float
+    segment_gmacs: float
+    num_params: int
+
+
+def _segment_params(model: DynPerceiver) -> list[set[str]]:
+    branch, exits = 'latent_branch.', 'exits.'
+    parts: list[tuple[str, ...]] = [
+        ('feature_branch.stem.', 'feature_branch.stages.0.', 'feature_branch.stages.1.', f'{branch}latent')
+        + tuple(f'{branch}{name}.{i}.' for name in ('x2z', 'blocks') for i in (0, 1, 2))
+        + tuple(f'{branch}{name}.{i}.' for name in ('mixers', 'expanders', 'z2x') for i in (0, 1)),
+        ('feature_branch.stages.2.',)
+        + tuple(f'{branch}{name}.3.' for name in ('x2z', 'blocks'))
+        + tuple(f'{branch}{name}.2.' for name in ('mixers', 'expanders', 'z2x')),
+        ('feature_branch.stages.3.',),
+        (f'{branch}last_z2x.',),
+    ]
+    names = [name for name, _ in model.named_parameters()]
+    return [{name for name in names if name.startswith((*prefixes, f'{exits}{i}.'))} for i, prefixes in enumerate(parts)]
+
+
+def count_exit_costs(model: DynPerceiver, height: int = 224, width: int = 224) -> list[ExitCost]:
+    """Cost of each exit for one sample (an image, or a clip of ``model.num_frames`` frames).
+
+    A network without exits gives the cost of its segments.
+
+    Args:
+        model: The network; it is copied, and neither run nor changed.
+        height: Image height in pixels.
+        width: Image width in pixels.
+    """
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    shadow = meta_copy(model)
+    assert isinstance(shadow, DynPerceiver)
+    images_BCHW = shadow.latent_branch.latent.new_empty(shadow.num_frames, 3, height, width)
+    state = shadow.start(images_BCHW, collect_pyramid=shadow.exits is None)
+    costs, total_gmacs, total_params = [], 0.0, 0
+    for segment, names in zip(shadow.segments, _segment_params(model), strict=True):
+        result: list[Any] = []
+        segment_gmacs = count_gmacs(lambda step=segment, given=state, kept=result: kept.append(step(given)))
+        state = result[0][1]
+        total_gmacs += segment_gmacs
+        total_params += sum(sizes[name] for name in names)
+        costs.append(ExitCost(segment.number, total_gmacs, segment_gmacs, total_params))
+    return costs

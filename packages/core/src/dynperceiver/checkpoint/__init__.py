@@ -1,0 +1,14 @@
+"""Reading checkpoints: the authors' names, ours, and starting from an image checkpoint."""
+
+from .convert import convert_from_reference, convert_to_reference, is_reference_state_dict, unwrap_checkpoint
+from .initializer import ImageCheckpoint, load_image_checkpoint, read_state_dict
+
+__all__ = [
+    'ImageCheckpoint',
+    'convert_from_reference',
+    'convert_to_reference',
+    'is_reference_state_dict',
+    'load_image_checkpoint',
+    'read_state_dict',
+    'unwrap_checkpoint',
+]

@@ -1,0 +1,24 @@
+"""CNN feature branches: ResNet, RegNetY, MobileNet-v3, one table, one builder."""
+
+from .base import FeatureBranch, FeatureBranchVariant, ResidualBlock
+from .build import build_feature_branch
+from .mobilenet_v3 import InvertedResidualRow, MobileNetV3Variant
+from .regnet import RegNetYVariant
+from .resnet import BasicBlock, Bottleneck, ResNetVariant
+from .variants import FEATURE_BRANCHES, find_feature_branch, register_feature_branch
+
+__all__ = [
+    'FEATURE_BRANCHES',
+    'BasicBlock',
+    'Bottleneck',
+    'FeatureBranch',
+    'FeatureBranchVariant',
+    'InvertedResidualRow',
+    'MobileNetV3Variant',
+    'RegNetYVariant',
+    'ResNetVariant',
+    'ResidualBlock',
+    'build_feature_branch',
+    'find_feature_branch',
+    'register_feature_branch',
+]

@@ -1,0 +1,116 @@
+"""What every feature branch publishes, and what its blocks have in common.
+
+Shape suffixes: B rows, C channels, H/W feature size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from ..layers import DropPath, TemporalShift
+
+__all__ = ['FeatureBranch', 'FeatureBranchVariant', 'ResidualBlock', 'ShiftFactory', 'initialize_convolutions', 'make_divisible']
+
+ShiftFactory = Callable[[], TemporalShift]
+
+
+class FeatureBranch(nn.Module):
+    """A CNN cut into a stem and four stages.
+
+    Args:
+        stem: Images (B, 3, H, W) to x_0.
+        stages: Four modules, x_{i-1} to x_i.
+        channels: Channels of x_0 .. x_4.
+        strides: Strides of x_0 .. x_4 against the image.
+        head_channels: Hidden width of a two-layer classifier head, where the architecture has one (MobileNet-v3).
+
+    Raises:
+        ValueError: If there are not four stages, or not five channels and strides.
+    """
+
+    def __init__(
+        self, stem: nn.Module, stages: Iterable[nn.Module], channels: Sequence[int], strides: Sequence[int], head_channels: int | None = None
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.channels = tuple(channels)
+        self.strides = tuple(strides)
+        self.head_channels = head_channels
+        if len(self.stages) != 4 or len(self.channels) != 5 or len(self.strides) != 5:
+            raise ValueError(
+                f'{len(self.stages)} stages, {len(self.channels)} channels and {len(self.strides)} strides were given; a feature branch has '
+                'four stages and publishes channels and strides of x_0 .. x_4'
+            )
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """The static trunk alone: images (B, 3, H, W) to x_1 .. x_4, without any latent code."""
+        feature_BCHW = self.stem(images_BCHW)
+        levels = []
+        for stage in self.stages:
+            feature_BCHW = stage(feature_BCHW)
+            levels.append(feature_BCHW)
+        return tuple(levels)
+
+
+class FeatureBranchVariant(Protocol):
+    """A row of the table of architectures: it knows its name and how to build itself."""
+
+    @property
+    def name(self) -> str:
+        """Name under which users ask for it."""
+
+    def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
+        """Build the branch.
+
+        Args:
+            width: Multiplier of every channel count.
+            temporal_shift: Makes the shift of one block; ``None`` for images.
+            drop_path: Largest stochastic-depth rate; it grows linearly over the blocks.
+
+        Raises:
+            ValueError: If the architecture does not come in this width.
+        """
+
+
+class ResidualBlock(nn.Module):
+    """A block whose residual branch may see temporally shifted input and may be dropped while training.
+
+    Args:
+        temporal_shift: Makes the shift on the input of the residual branch (the shortcut is never shifted); ``None`` for none.
+        drop_path: Stochastic-depth rate of this block.
+    """
+
+    def __init__(self, temporal_shift: ShiftFactory | None = None, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.shift = temporal_shift() if temporal_shift is not None else None
+        self.drop_path = DropPath(drop_path) if drop_path else None
+
+    def residual(self, feature_BCHW: Tensor) -> Tensor:
+        """The residual branch proper."""
+        raise NotImplementedError(f'{type(self).__name__} does not say what its residual branch is; override residual()')
+
+    def run_residual(self, feature_BCHW: Tensor) -> Tensor:
+        """The residual branch with the shift before and stochastic depth after it."""
+        if self.shift is not None:
+            feature_BCHW = self.shift(feature_BCHW)
+        feature_BCHW = self.residual(feature_BCHW)
+        return feature_BCHW if self.drop_path is None else self.drop_path(feature_BCHW)
+
+
+def initialize_convolutions(module: nn.Module) -> None:
+    """He initialisation (normal, fan out) for convolutions; norms start as the identity."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, mode='fan_out', nonlinearity='relu')
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+
+
+def make_divisible(value: float, divisor: int = 8) -> int:
+    """Round channels to a multiple of ``divisor``, never more than 10 % down (MobileNet's rule)."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded

@@ -1,0 +1,67 @@
+"""Stop a training whose loss is no longer a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner
+
+from ..registry import HOOKS
+
+__all__ = ['NonFiniteLossHook']
+
+PATH_KEYS = ('filename', 'frame_dir', 'img_path', 'video_id')
+
+
+def _file_names(data_batch: Any) -> list[str]:
+    samples: Iterable[Any] = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
+    names = []
+    for sample in samples:
+        name = next((str(getattr(sample, key)) for key in PATH_KEYS if getattr(sample, key, None) is not None), None)
+        names.append(name or 'a sample without a file name')
+    return names
+
+
+@HOOKS.register_module()
+class NonFiniteLossHook(Hook):
+    """Raise as soon as a loss term is NaN or infinite, naming the iteration, the terms and the batch's files.
+
+    It runs before any checkpoint is written, so that every checkpoint on disk is from before.
+
+    Args:
+        interval: Check every so many iterations; 1 also names the batch that did it. Reading a loss from a GPU makes it wait.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, interval: int = 1) -> None:
+        if interval < 1:
+            raise ValueError(f'interval={interval}: check every 1 or more iterations')
+        self.interval = interval
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None) -> None:
+        """Check the losses of an iteration.
+
+        Raises:
+            FloatingPointError: If one is not finite.
+        """
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        bad = {}
+        for name, value in (outputs or {}).items():
+            number = torch.as_tensor(value, dtype=torch.float32) if not isinstance(value, torch.Tensor) else value
+            if 'loss' in name and not bool(torch.isfinite(number).all()):
+                bad[name] = float(number.float().mean())
+        if bad:
+            terms = ', '.join(f'{name}={value}' for name, value in bad.items())
+            rates = MessageHub.get_current_instance().log_scalars.get('train/lr')
+            rate = f' (learning rate {rates.current():.3g})' if rates is not None else ''
+            raise FloatingPointError(
+                f'loss is not finite at epoch {runner.epoch + 1}, iteration {runner.iter + 1}{rate}: {terms}. Files of the batch: '
+                f'{", ".join(_file_names(data_batch)) or "unknown"}. Look at these files, lower the learning rate or clip gradients '
+                '(optim_wrapper.clip_grad.max_norm), then go on from the last checkpoint with --resume'
+            )

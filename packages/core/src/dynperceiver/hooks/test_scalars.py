@@ -1,0 +1,23 @@
+"""Metrics of a test in TensorBoard and every other visualiser backend."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..registry import HOOKS
+
+__all__ = ['TestScalarsHook']
+
+
+@HOOKS.register_module()
+class TestScalarsHook(Hook):
+    """Write the scalars of a test to the visualiser as ``test/...``; MMEngine's own hook writes those of validation only."""
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write them once the test is over."""
+        scalars = {f'test/{name}': value for name, value in (metrics or {}).items() if isinstance(value, Real)}
+        if scalars:
+            runner.visualizer.add_scalars(scalars, step=runner.epoch if runner.epoch else 0)

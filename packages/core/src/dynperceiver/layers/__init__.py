@@ -1,0 +1,23 @@
+"""Building blocks: attention, latent code, fusion of the two branches, temporal shift."""
+
+from .attention import Attention, AttentionMlp, CrossAttentionLayer, SelfAttentionLayer
+from .drop_path import DropPath
+from .fusion import FeatureToLatent, LatentToFeature
+from .latent import ChannelExpander, TokenMixer, self_attention_stack
+from .squeeze_excitation import SqueezeExcitation
+from .temporal import TemporalShift
+
+__all__ = [
+    'Attention',
+    'AttentionMlp',
+    'ChannelExpander',
+    'CrossAttentionLayer',
+    'DropPath',
+    'FeatureToLatent',
+    'LatentToFeature',
+    'SelfAttentionLayer',
+    'SqueezeExcitation',
+    'TemporalShift',
+    'TokenMixer',
+    'self_attention_stack',
+]

@@ -1,0 +1,5 @@
+"""Training losses."""
+
+from .multi_exit import MultiExitLoss
+
+__all__ = ['MultiExitLoss']

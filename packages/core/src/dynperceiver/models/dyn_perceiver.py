@@ -1,0 +1,166 @@
+"""Dyn-Perceiver (Han et al., ICCV 2023): four segments, each ending in an exit, and one loop that runs them.
+
+Shape suffixes: B rows (samples times frames), S samples, C channels, H/W feature size, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..feature_branches import FeatureBranch
+from ..structures import NetworkState
+from .exits import ExitHeads
+from .latent_branch import LatentBranch
+from .variant_check import check_same_variant
+
+__all__ = ['DynPerceiver', 'Segment']
+
+
+class Segment(nn.Module):
+    """One step of the network: a state goes in, this segment's logits and the next state come out.
+
+    A segment owns no parameters, so that the network's state dict knows each of them once; it calls the network's two branches
+    and its exit. As a module of its own it can be hooked, timed and exported.
+
+    Args:
+        network: The network it belongs to.
+        number: 1..4.
+    """
+
+    def __init__(self, network: DynPerceiver, number: int) -> None:
+        super().__init__()
+        object.__setattr__(self, 'network', network)  # a plain attribute: a registered one would close a circle of modules
+        self.number = number
+
+    def forward(self, state: NetworkState | Tensor) -> tuple[Tensor | None, NetworkState]:
+        """Advance a state (or a batch of images, for segment 1).
+
+        Returns:
+            The logits of this segment's exit, shape (S, K), or ``None`` where the network has no exits or the state collects a
+            pyramid; and the state for the next segment.
+        """
+        network: DynPerceiver = self.__dict__['network']
+        if isinstance(state, Tensor):
+            state = network.start(state)
+        state = network.advance(self.number, state)
+        if network.exits is None or state.pyramid is not None:
+            return None, state
+        logits_BK = network.classify(self.number, state)
+        if self.number in (1, 2):
+            state = state.evolve(carry_BK=logits_BK)
+        return logits_BK if state.num_frames == 1 else logits_BK.unflatten(0, (-1, state.num_frames)).mean(1), state
+
+    def extra_repr(self) -> str:
+        """The segment's number, for ``print(model)``."""
+        return f'number={self.number}'
+
+
+class DynPerceiver(nn.Module):
+    """The dual-branch network.
+
+    Args:
+        feature_branch: The CNN.
+        latent_branch: The latent code and its attention.
+        exits: The four classifiers; ``None`` builds a backbone without any.
+        num_frames: Frames per clip, T. With T > 1 the rows of a batch are clips times frames, every exit averages its logits over
+            the frames of a clip, and the logits handed on by knowledge transfer stay per frame. 1 for images.
+    """
+
+    def __init__(self, feature_branch: FeatureBranch, latent_branch: LatentBranch, exits: ExitHeads | None, num_frames: int = 1) -> None:
+        super().__init__()
+        self.feature_branch = feature_branch
+        self.latent_branch = latent_branch
+        self.exits = exits
+        self.num_frames = num_frames
+        self.segments = nn.ModuleList(Segment(self, number) for number in (1, 2, 3, 4))
+
+    def start(self, images_BCHW: Tensor, collect_pyramid: bool = False) -> NetworkState:
+        """The state before segment 1.
+
+        Args:
+            images_BCHW: Images or frames, shape (B, 3, H, W), B a multiple of ``num_frames``.
+            collect_pyramid: Collect x_1..x_4 on the way and evaluate no exit.
+
+        Raises:
+            ValueError: If the shape is not that of whole samples.
+        """
+        if images_BCHW.dim() != 4 or images_BCHW.shape[0] % self.num_frames:
+            raise ValueError(
+                f'input of shape {tuple(images_BCHW.shape)}: pass images as (B, 3, H, W), for video with the frames of the clips in the batch '
+                f'axis (B = clips * {self.num_frames})'
+            )
+        return NetworkState(images_BCHW, num_frames=self.num_frames, pyramid=() if collect_pyramid else None)
+
+    def advance(self, number: int, state: NetworkState) -> NetworkState:
+        """Segment ``number`` (1..4) without its exit."""
+        feature, latent, pyramid = state.feature_BCHW, state.latent_BNC, state.pyramid
+        branch = self.latent_branch
+        if number == 1:
+            feature = self.feature_branch.stem(feature)
+            latent = branch.read(1, branch.start(feature), feature)
+        assert latent is not None
+        for stage in ((1, 2), (3,), (4,), ())[number - 1]:
+            feature = self.feature_branch.stages[stage - 1](feature)
+            if stage == 4:
+                break
+            latent = branch.expand(stage, latent)
+            feature = branch.write(stage, feature, latent)
+            pyramid = None if pyramid is None else (*pyramid, feature)
+            latent = branch.read(stage + 1, latent, feature)
+        if number == 4:
+            feature = branch.write(4, feature, latent)
+            pyramid = None if pyramid is None else (*pyramid, feature)
+        return state.evolve(feature_BCHW=feature, latent_BNC=latent, pyramid=pyramid)
+
+    def classify(self, number: int, state: NetworkState) -> Tensor:
+        """Per-row logits (B, K) of exit ``number`` (1..4) from the state after that segment."""
+        assert self.exits is not None
+        exit_head = self.exits[number - 1]
+        if number == 3:
+            logits: Tensor = exit_head(state.feature_BCHW)
+        elif number == 4:
+            logits = exit_head(state.feature_BCHW, state.latent_BNC, state.carry_BK)
+        else:
+            logits = exit_head(state.latent_BNC, state.carry_BK)
+        return logits
+
+    def run(self, state: NetworkState) -> Iterator[tuple[Tensor | None, NetworkState]]:
+        """The loop: yield each segment's logits and state. Stop pulling, and nothing more is computed."""
+        for segment in self.segments:
+            logits_SK, state = segment(state)
+            yield logits_SK, state
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """All exits.
+
+        Args:
+            images_BCHW: Images or frames, shape (B, 3, H, W).
+
+        Returns:
+            Four logits of shape (S, classes) in exit order, S = B / num_frames.
+
+        Raises:
+            ValueError: If the network was built without exits.
+        """
+        if self.exits is None:
+            raise ValueError('num_classes=None built this network without exits; call pyramid() for x_1..x_4, or build it with num_classes')
+        return tuple(logits_SK for logits_SK, _ in self.run(self.start(images_BCHW)) if logits_SK is not None)
+
+    def pyramid(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps x_1..x_4, each after its latent-to-feature attention; no exit is evaluated.
+
+        Args:
+            images_BCHW: Images, shape (B, 3, H, W), any size.
+        """
+        state = self.start(images_BCHW, collect_pyramid=True)
+        for _, state in self.run(state):
+            pass
+        assert state.pyramid is not None
+        return state.pyramid
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        check_same_variant(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)

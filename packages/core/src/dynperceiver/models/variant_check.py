@@ -1,0 +1,75 @@
+"""Refuse a checkpoint of another variant, whichever way it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+__all__ = ['check_same_variant']
+
+PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
+
+
+def _listing(names: Iterable[str], limit: int = 8) -> str:
+    names = list(names)
+    more = f' and {len(names) - limit} more' if len(names) > limit else ''
+    return ', '.join(names[:limit]) + more
+
+
+def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = '') -> None:
+    """Check that the tensors of a state dict are those of this model.
+
+    OpenMMLab loads checkpoints with ``strict=False`` and only logs what does not fit, so that a wrong checkpoint would be tested
+    with random weights. Exits may be absent from the checkpoint (a backbone), and the model may have none; everything else must
+    agree.
+
+    Args:
+        model: A :class:`~dynperceiver.models.DynPerceiver`.
+        state_dict: What is about to be loaded.
+        prefix: Prefix of the model's keys in it.
+
+    Raises:
+        ValueError: If keys or shapes differ; the message names them and says what to do.
+    """
+    given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    given = {key: value for key, value in given.items() if key.startswith(PARTS)}
+    if not given:
+        return
+    own = {key: value for key, value in model.state_dict().items() if key.startswith(PARTS)}
+    has_exits = {name: any(key.startswith('exits.') for key in keys) for name, keys in (('given', given), ('own', own))}
+    if not has_exits['own']:
+        given = {key: value for key, value in given.items() if not key.startswith('exits.')}
+    absent = [key for key in own if key not in given and not (key.startswith('exits.') and not has_exits['given'])]
+    if has_exits['given']:  # heads whose width depends on the classes may have been left out on purpose
+        absent = [key for key in absent if not key.startswith('exits.')]
+    foreign = [key for key in given if key not in own]
+    shapes = [
+        f'{key} {tuple(given[key].shape)} (model: {tuple(own[key].shape)})' for key in given if key in own and given[key].shape != own[key].shape
+    ]
+    if not (absent or foreign or shapes):
+        return
+    facts = []
+    latent, own_latent = given.get('latent_branch.latent'), own['latent_branch.latent']
+    if latent is not None and latent.shape != own_latent.shape:
+        facts.append(f'it has {latent.shape[0]} latent tokens of {latent.shape[-1]} channels, the model {own_latent.shape[0]} of {own_latent.shape[-1]}')
+    if shapes:
+        facts.append(f'of another shape: {_listing(shapes)}')
+    if absent:
+        facts.append(f'not in the checkpoint: {_listing(absent)}')
+    if foreign:
+        facts.append(f'not in the model: {_listing(foreign)}')
+    only_heads = not absent and not foreign and all(name.startswith('exits.') for name in shapes)
+    remedy = (
+        "to start from it with other classes, give it as init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...), which leaves out "
+        'what depends on the classes'
+        if only_heads
+        else 'use the config that the checkpoint was trained with, or a checkpoint of this config'
+    )
+    rule = (
+        'number of classes must be equal'
+        if only_heads
+        else 'feature_branch, width, num_latents, depth_factors and the ablation switches must be equal'
+    )
+    raise ValueError(f'the checkpoint is of another variant than the model: {"; ".join(facts)}. Rule: {rule}. Remedy: {remedy}.')

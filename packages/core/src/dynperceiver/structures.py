@@ -1,0 +1,84 @@
+"""Frozen data that travels between the segments of the network.
+
+Shape suffixes: B rows (samples times frames), C channels, H/W feature size, N latent tokens, K classes, S samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ['NetworkState']
+
+
+@dataclass(frozen=True)
+class NetworkState:
+    """What one segment hands to the next; everything that later exits need, and nothing else.
+
+    A sample is an image, or for video a clip of ``num_frames`` frames, which stand as consecutive rows.
+
+    Attributes:
+        feature_BCHW: The images before segment 1, afterwards the newest feature map, shape (B, C, H, W).
+        latent_BNC: The newest latent code, shape (B, N, C); ``None`` before segment 1.
+        carry_BK: Per-frame logits of the newest latent exit, shape (B, classes), which forward knowledge transfer hands on
+            (paper section 3.3); ``None`` where there is none.
+        num_frames: Rows per sample: 1 for images, T for clips.
+        pyramid: ``None``, or the feature maps x_1.. collected so far (each after its latent-to-feature attention). A state that
+            collects the pyramid evaluates no exit.
+    """
+
+    feature_BCHW: Tensor
+    latent_BNC: Tensor | None = None
+    carry_BK: Tensor | None = None
+    num_frames: int = 1
+    pyramid: tuple[Tensor, ...] | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples (images or clips) in the batch."""
+        return self.feature_BCHW.shape[0] // self.num_frames
+
+    def evolve(self, **changes: object) -> NetworkState:
+        """Copy with some fields replaced."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def select(self, index_S: Tensor) -> NetworkState:
+        """Narrow the batch to some samples; a clip stays whole.
+
+        Args:
+            index_S: Sample numbers, shape (S,) of an integer type, or a boolean mask of shape (num_samples,).
+
+        Returns:
+            The state of those samples, in the order of ``index_S``.
+
+        Raises:
+            ValueError: If ``index_S`` is neither of the two.
+        """
+        if index_S.dtype == torch.bool:
+            if index_S.shape != (self.num_samples,):
+                raise ValueError(
+                    f'a mask of shape {tuple(index_S.shape)} cannot select among {self.num_samples} samples; '
+                    f'pass a boolean tensor of shape ({self.num_samples},)'
+                )
+            index_S = index_S.nonzero().squeeze(1)
+        elif index_S.dim() != 1 or index_S.is_floating_point():
+            raise ValueError(
+                f'index has shape {tuple(index_S.shape)} and type {index_S.dtype}; pass a 1-D tensor of sample numbers or a boolean mask'
+            )
+        rows_B = index_S
+        if self.num_frames > 1:
+            frames_T = torch.arange(self.num_frames, device=index_S.device)
+            rows_B = (index_S[:, None] * self.num_frames + frames_T).flatten()
+
+        def pick(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[rows_B]
+
+        return replace(
+            self,
+            feature_BCHW=self.feature_BCHW[rows_B],
+            latent_BNC=pick(self.latent_BNC),
+            carry_BK=pick(self.carry_BK),
+            pyramid=None if self.pyramid is None else tuple(level[rows_B] for level in self.pyramid),
+        )

@@ -114,12 +114,10 @@ def _stand_in_for_drn() -> None:
     if DRN_PACKAGE in sys.modules or not mmaction_lacks_drn():
         return
     module_name = f'{DRN_PACKAGE}.drn'
-    package, module = ModuleType(DRN_PACKAGE, 'Stand-in by dynperceiver.compat.'), ModuleType(module_name, 'Stand-in by dynperceiver.compat.')
+    package, module = (ModuleType(name, 'Stand-in by dynperceiver.compat.') for name in (DRN_PACKAGE, module_name))
     package.__spec__, module.__spec__ = ModuleSpec(DRN_PACKAGE, None, is_package=True), ModuleSpec(module_name, None)
-    package.__path__ = []
-    for name, value in (('drn', module), ('DRN', _MissingDRN)):
-        setattr(package, name, value)
-    module.DRN = _MissingDRN  # type: ignore[attr-defined]
+    vars(package).update(__path__=[], drn=module, DRN=_MissingDRN)
+    vars(module).update(DRN=_MissingDRN)
     sys.modules.update({DRN_PACKAGE: package, module_name: module})
 
 

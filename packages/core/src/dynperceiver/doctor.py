@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 from dynperceiver import compat
@@ -30,9 +29,20 @@ PIP = f'{sys.executable} -m pip'
 OPENCV = ('opencv-python', 'opencv-python-headless', 'opencv-contrib-python', 'opencv-contrib-python-headless')
 ONE_OPENCV = f'{PIP} uninstall -y {" ".join(OPENCV)}; {PIP} install --no-deps {OPENCV[-1]}'
 MMCV_WITH_OPS = f'{sys.executable} tools/build_mmcv.py   (in a clone of this repository; it builds mmcv with its ops)'
-OWN_PACKAGES = {'dynperceiver_cls': 'packages/classification', 'dynperceiver_det': 'packages/detection', 'dynperceiver_action': 'packages/action'}
-USERS = {'mmcv': ('dynperceiver_det', 'dynperceiver_action'), 'mmdet': ('dynperceiver_det',), 'mmaction2': ('dynperceiver_action',),
-         'decord': ('dynperceiver_action',)}  # fmt: skip
+MMCV_FOR_CUDA = f'{sys.executable} tools/build_mmcv.py --rebuild   (with nvcc on the PATH, or MMCV_FIND_LINKS=<page of CUDA wheels>)'
+PINNED = 'make clean-env setup   (in a clone of this repository; it installs versions that are known to work together)'
+OWN_PACKAGES = {  # and their folders in a clone
+    'dynperceiver': 'packages/core',
+    'dynperceiver-cls': 'packages/classification',
+    'dynperceiver-det': 'packages/detection',
+    'dynperceiver-action': 'packages/action',
+}
+USERS = {  # which of ours need what is optional otherwise
+    'mmcv': ('dynperceiver-det', 'dynperceiver-action'),
+    'mmdet': ('dynperceiver-det',),
+    'mmaction2': ('dynperceiver-action',),
+    'decord': ('dynperceiver-action',),
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def check_python() -> Finding:
     if (3, 10) <= version <= (3, 12):
         return Finding('Python', 'OK', detail)
     status: Status = 'FAIL' if version < (3, 10) else 'warn'
-    return Finding('Python', status, f'{detail}; 3.10 to 3.12 are tested', 'rm -rf .venv && make setup PYTHON=python3.11')
+    return Finding('Python', status, f'{detail}; 3.10 to 3.12 are tested', 'make clean-env setup PYTHON=python3.11')
 
 
 def check_torch() -> Finding:
@@ -113,7 +123,13 @@ def check_mmcv_ops() -> Finding:
         return Finding(name, 'FAIL', f'do not run ({_first_line(error)})', MMCV_WITH_OPS)
     if kept != [0, 2]:
         return Finding(name, 'FAIL', f'nms keeps the boxes {kept} where [0, 2] is right', MMCV_WITH_OPS)
-    return Finding(name, 'OK', 'nms runs on the CPU')
+    if not torch.cuda.is_available():
+        return Finding(name, 'OK', 'nms runs on the CPU')
+    try:
+        ops.nms(boxes.cuda(), torch.tensor([0.9, 0.8, 0.7]).cuda(), 0.5)
+    except Exception as error:
+        return Finding(name, 'warn', f'nms runs on the CPU but not on the GPU ({_first_line(error)}); detection needs that', MMCV_FOR_CUDA)
+    return Finding(name, 'OK', 'nms runs on the CPU and on the GPU')
 
 
 def check_mmdet() -> Finding:
@@ -180,25 +196,25 @@ def check_checkpoints() -> Finding:
         try:
             loaded = torch.load(path, map_location='cpu')
         except Exception as error:
-            return Finding('checkpoints', 'FAIL', f'torch.load refuses them ({_first_line(error)})', f'{PIP} install -U dynperceiver')
+            return Finding('checkpoints', 'FAIL', f'torch.load refuses them ({_first_line(error)})', PINNED)
     assert loaded['message_hub']['loss'].mean() == 0.5
     return Finding('checkpoints', 'OK', "torch.load reads MMEngine's")
 
 
 def check_own_packages() -> Finding:
     """The packages of this repository, all of one release."""
-    names = [package for package in ('dynperceiver', *OWN_PACKAGES) if _version(package)]
-    versions = {name: str(_version(name)) for name in names}
-    detail = ', '.join(f'{name} {version}' for name, version in versions.items())
+    versions = {name: version for name in OWN_PACKAGES if (version := _version(name))}
     if 'dynperceiver' not in versions:
-        return Finding('our packages', 'warn', 'dynperceiver runs from its folder and is not installed', f'{PIP} install --no-deps -e packages/core')
-    for name in names:
-        found = _import_check(name, (name,), f'{PIP} install --no-deps -e {OWN_PACKAGES.get(name, "packages/core")}')
+        remedy = f'{PIP} install --no-deps -e {OWN_PACKAGES["dynperceiver"]}'
+        return Finding('our packages', 'warn', 'dynperceiver is used from its folder, not installed', remedy)
+    detail = ', '.join(f'{name} {version}' for name, version in versions.items())
+    remedy = f'{PIP} install --no-deps {" ".join(f"-e {OWN_PACKAGES[name]}" for name in versions)}'
+    for name in versions:
+        found = _import_check(name, (name.replace('-', '_'),), remedy)
         if found.status != 'OK':
             return found
     if len(set(versions.values())) > 1:
-        folders = ' '.join(f'-e {OWN_PACKAGES.get(name, "packages/core")}' for name in names)
-        return Finding('our packages', 'FAIL', f'{detail}: they belong together', f'{PIP} install --no-deps {folders}')
+        return Finding('our packages', 'FAIL', f'{detail}: they belong together', remedy)
     return Finding('our packages', 'OK', detail)
 
 
@@ -208,7 +224,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 )  # fmt: skip
 
 
-def run_checks(checks: Iterable[Callable[[], Finding]] = CHECKS) -> list[Finding]:
+def run_checks(checks: Iterable[Callable[[], Finding]]) -> list[Finding]:
     """Run the checks in order; one that stumbles over a part which an earlier one reports becomes a failure, not a traceback."""
     compat.apply()
     findings = []
@@ -217,7 +233,7 @@ def run_checks(checks: Iterable[Callable[[], Finding]] = CHECKS) -> list[Finding
             findings.append(check())
         except Exception as error:
             name = check.__name__.removeprefix('check_').replace('_', ' ')
-            findings.append(Finding(name, 'FAIL', f'cannot be checked ({_first_line(error)})', 'mend the faults above first, then run the doctor again'))
+            findings.append(Finding(name, 'FAIL', f'cannot be checked ({_first_line(error)})', 'the remedies above, then the doctor again'))
     return findings
 
 
@@ -234,13 +250,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--json', action='store_true', help='print the findings as JSON')
     as_json = parser.parse_args(argv).json
     warnings.simplefilter('ignore')  # the libraries' own deprecations are not about this machine
-    findings = run_checks()
-    num_failed = sum(finding.status == 'FAIL' for finding in findings)
+    findings = run_checks(CHECKS)
+    num_failed, num_warned = (sum(finding.status == status for finding in findings) for status in ('FAIL', 'warn'))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         print('\n'.join(_table_lines(findings)))
-        print(f'\n{num_failed} of {len(findings)} checks failed.' if num_failed else '\nAll is well.')
+        print(f'\n{len(findings)} checks: {num_failed} failed, {num_warned} with a warning.')
     return int(num_failed > 0)
 
 
@@ -275,17 +291,16 @@ def _import_check(name: str, modules: tuple[str, ...], remedy: str) -> Finding:
     """Whether the modules of an installed distribution import."""
     for module in modules:
         try:
-            imported: ModuleType = importlib.import_module(module)
+            importlib.import_module(module)
         except Exception as error:  # asserts, missing parts and broken binaries all mean that it cannot be used
             return Finding(name, 'FAIL', f'{_version(name)}: import {module} fails ({_first_line(error)})', remedy)
-        assert imported is not None
     return Finding(name, 'OK', str(_version(name)))
 
 
 def _version(name: str) -> str | None:
     """Version of an installed distribution, ``None`` where there is none."""
     try:
-        return metadata.version(name.replace('_', '-'))
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 

@@ -67,7 +67,7 @@ class NetworkState:
             raise ValueError(
                 f'index has shape {tuple(index_S.shape)} and type {index_S.dtype}; pass a 1-D tensor of sample numbers or a boolean mask'
             )
-        rows_B = index_S
+        rows_B = index_S = index_S.long()  # bytes would select as a mask
         if self.num_frames > 1:
             frames_T = torch.arange(self.num_frames, device=index_S.device)
             rows_B = (index_S[:, None] * self.num_frames + frames_T).flatten()

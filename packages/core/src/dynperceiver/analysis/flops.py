@@ -36,7 +36,7 @@ def count_gmacs(function: Callable[..., Any], *args: Any) -> float:
         warnings.simplefilter('ignore')
         with FlopCounterMode(display=False) as counter:
             function(*args)
-    return counter.get_total_flops() / 2e9
+    return float(counter.get_total_flops()) / 2e9
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ def count_exit_costs(model: DynPerceiver, height: int = 224, width: int = 224) -
     images_BCHW = shadow.latent_branch.latent.new_empty(shadow.num_frames, 3, height, width)
     state = shadow.start(images_BCHW, collect_pyramid=shadow.exits is None)
     costs, total_gmacs, total_params = [], 0.0, 0
-    for segment, names in zip(shadow.segments, _segment_params(model), strict=True):
+    for number, (segment, names) in enumerate(zip(shadow.segments, _segment_params(model), strict=True), 1):
         result: list[Any] = []
         segment_gmacs = count_gmacs(lambda step=segment, given=state, kept=result: kept.append(step(given)))
         state = result[0][1]
         total_gmacs += segment_gmacs
         total_params += sum(sizes[name] for name in names)
-        costs.append(ExitCost(segment.number, total_gmacs, segment_gmacs, total_params))
+        costs.append(ExitCost(number, total_gmacs, segment_gmacs, total_params))
     return costs

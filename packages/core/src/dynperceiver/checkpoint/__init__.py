@@ -1,7 +1,8 @@
 """Reading checkpoints: the authors' names, ours, and starting from an image checkpoint."""
 
 from .convert import convert_from_reference, convert_to_reference, is_reference_state_dict, unwrap_checkpoint
-from .initializer import ImageCheckpoint, load_image_checkpoint, read_state_dict
+from .files import read_checkpoint_file, read_state_dict, save_state_dict
+from .initializer import ImageCheckpoint, load_image_checkpoint
 
 __all__ = [
     'ImageCheckpoint',
@@ -9,6 +10,8 @@ __all__ = [
     'convert_to_reference',
     'is_reference_state_dict',
     'load_image_checkpoint',
+    'read_checkpoint_file',
     'read_state_dict',
+    'save_state_dict',
     'unwrap_checkpoint',
 ]

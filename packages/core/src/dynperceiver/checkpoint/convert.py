@@ -53,8 +53,8 @@ def _convert(state_dict: Mapping[str, Tensor], to_reference: bool) -> dict[str, 
     if strangers:
         side = 'our' if to_reference else "the authors'"
         raise ValueError(
-            f'{len(strangers)} of {len(names)} keys are not among {side} names: {", ".join(strangers)}. Only a complete Dyn-Perceiver state dict '
-            'can be converted; take the keys of other modules out, or strip their prefix, first'
+            f'{len(strangers)} of {len(names)} keys are not among {side} names: {", ".join(strangers)}. Only a complete Dyn-Perceiver '
+            'state dict can be converted; take the keys of other modules out, or strip their prefix, first'
         )
     converted = {name: state_dict[key] for key, name in names.items() if name is not None}
     assert len(converted) == len(state_dict)

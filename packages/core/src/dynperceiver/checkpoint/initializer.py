@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from ..registry import WEIGHT_INITIALIZERS
-from .convert import convert_from_reference, is_reference_state_dict, unwrap_checkpoint
+from .files import read_state_dict
 
-__all__ = ['ImageCheckpoint', 'load_image_checkpoint', 'read_state_dict']
+__all__ = ['ImageCheckpoint', 'load_image_checkpoint']
+
 
 PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
-
-
-def read_state_dict(path: str, weights: str | None = None) -> dict[str, Tensor]:
-    """Read a network's state dict from a file or URL: ours (also from within a recognizer or detector) or the authors'.
-
-    Args:
-        path: Anything that MMEngine's checkpoint loader takes.
-        weights: See :func:`~dynperceiver.checkpoint.unwrap_checkpoint`.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it holds no Dyn-Perceiver weights.
-    """
-    if '://' not in path and not Path(path).is_file():
-        raise FileNotFoundError(f'checkpoint {path} is missing; check the path, or train it first')
-    state_dict = unwrap_checkpoint(CheckpointLoader.load_checkpoint(path, map_location='cpu'), weights)
-    if is_reference_state_dict(state_dict):
-        return convert_from_reference(state_dict)
-    marker = next((key for key in state_dict if key.endswith('latent_branch.latent')), None)
-    if marker is None:
-        raise ValueError(
-            f'{path} holds no Dyn-Perceiver: no key ends in latent_branch.latent (its first key is {next(iter(state_dict))}); '
-            "pass one of our checkpoints or of the authors'"
-        )
-    prefix = marker.removesuffix('latent_branch.latent')
-    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix) and key[len(prefix) :].startswith(PARTS)}
+CLASSES_KEY = 'exits.0.classifier.bias'
 
 
 def load_image_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], source: str = 'the checkpoint') -> list[str]:
@@ -59,13 +33,14 @@ def load_image_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], so
         ValueError: If it is of another variant.
     """
     own = model.state_dict()
-    exits = [key for key in state_dict if key.startswith('exits.')]
-    skipped = [key for key in exits if key not in own or own[key].shape != state_dict[key].shape]
     if any(key.startswith('exits.') for key in own):
-        skipped = [key for key in skipped if key in own]
+        reason = 'the number of classes differs'
+        skipped = [key for key in state_dict if key in own and _differs_in_classes(state_dict, own, key)]
+    else:
+        reason = 'the model has no exits'
+        skipped = [key for key in state_dict if key.startswith('exits.')]
     model.load_state_dict({key: value for key, value in state_dict.items() if key not in skipped}, strict=False)
     if skipped:
-        reason = 'the model has no exits' if not any(key.startswith('exits.') for key in own) else 'the number of classes differs'
         print_log(f'{source}: {len(skipped)} tensors left out, since {reason}: {", ".join(skipped)}', logger='current')
     print_log(f'{source}: {len(state_dict) - len(skipped)} tensors loaded', logger='current')
     return skipped
@@ -96,7 +71,10 @@ class ImageCheckpoint:
             return
         network = next((child for child in module.modules() if hasattr(child, 'latent_branch')), None)
         if network is None:
-            raise ValueError(f'{type(module).__name__} holds no DynPerceiver; init_cfg of type dynperceiver.ImageCheckpoint belongs on a model with one')
+            raise ValueError(
+                f'{type(module).__name__} holds no DynPerceiver; an init_cfg of type dynperceiver.ImageCheckpoint belongs on a model '
+                'with one'
+            )
         try:
             load_image_checkpoint(network, read_state_dict(self.checkpoint, self.weights), self.checkpoint)
         except ValueError as error:

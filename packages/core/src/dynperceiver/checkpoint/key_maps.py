@@ -51,6 +51,8 @@ class KeyRule:
             return None
         offsets = _offsets(source)
         numbers = {name: int(value) + offsets[name] for name, value in match.groupdict().items()}
+        if any(numbers[name] < offset for name, offset in _offsets(target).items()):
+            return None
         head = _PLACEHOLDER.sub(lambda found: str(numbers[found[1]] - int(found[2] or 0)), target)
         return head + key[match.end() :]
 

@@ -32,7 +32,12 @@ class FeatureBranch(nn.Module):
     """
 
     def __init__(
-        self, stem: nn.Module, stages: Iterable[nn.Module], channels: Sequence[int], strides: Sequence[int], head_channels: int | None = None
+        self,
+        stem: nn.Module,
+        stages: Iterable[nn.Module],
+        channels: Sequence[int],
+        strides: Sequence[int],
+        head_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -42,8 +47,8 @@ class FeatureBranch(nn.Module):
         self.head_channels = head_channels
         if len(self.stages) != 4 or len(self.channels) != 5 or len(self.strides) != 5:
             raise ValueError(
-                f'{len(self.stages)} stages, {len(self.channels)} channels and {len(self.strides)} strides were given; a feature branch has '
-                'four stages and publishes channels and strides of x_0 .. x_4'
+                f'{len(self.stages)} stages, {len(self.channels)} channels and {len(self.strides)} strides were given; a feature branch '
+                'has four stages and publishes channels and strides of x_0 .. x_4'
             )
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:

@@ -12,7 +12,6 @@ from .variants import find_feature_branch
 __all__ = ['build_feature_branch']
 
 
-@MODELS.register_module(name='FeatureBranch')
 def build_feature_branch(
     name: str,
     *,
@@ -42,3 +41,6 @@ def build_feature_branch(
     if temporal_shift is not None:
         make_shift = partial(TemporalShift, num_frames, shift_fold_div, bidirectional=temporal_shift == 'bidirectional')
     return find_feature_branch(name).build(width, make_shift, drop_path)
+
+
+MODELS.register_module(name='FeatureBranch', module=build_feature_branch)

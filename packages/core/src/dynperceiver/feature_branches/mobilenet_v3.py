@@ -61,7 +61,9 @@ class InvertedResidual(ResidualBlock):
         drop_path: See :class:`ResidualBlock`.
     """
 
-    def __init__(self, in_channels: int, row: InvertedResidualRow, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> None:
+    def __init__(
+        self, in_channels: int, row: InvertedResidualRow, width: float, temporal_shift: ShiftFactory | None, drop_path: float
+    ) -> None:
         expanded, out_channels = make_divisible(row.expanded * width), make_divisible(row.out * width)
         has_shortcut = row.stride == 1 and in_channels == out_channels
         super().__init__(temporal_shift if has_shortcut else None, drop_path if has_shortcut else 0.0)
@@ -112,7 +114,7 @@ class MobileNetV3Variant:
             ValueError: If ``width`` is not positive.
         """
         if width <= 0:
-            raise ValueError(f'width={width} for {self.name}: a positive multiplier is needed, for example 0.5, 0.75, 1.0, 1.25, 1.5 or 2.0')
+            raise ValueError(f'width={width} for {self.name}: a positive multiplier is needed, such as 0.5, 0.75, 1.0, 1.25, 1.5 or 2.0')
         total, built = len(self.stem) + sum(len(rows) for rows in self.stages), 0
 
         def blocks(in_channels: int, rows: tuple[InvertedResidualRow, ...]) -> tuple[list[nn.Module], int]:

@@ -91,7 +91,7 @@ class RegNetYVariant:
             ValueError: If ``width`` is not 1: a RegNet is chosen by its variant.
         """
         if width != 1:
-            raise ValueError(f'width={width} for {self.name}: RegNetY has no width multiplier; leave width at 1.0 and choose among its variants')
+            raise ValueError(f'width={width} for {self.name}: RegNetY has no width multiplier; leave it at 1.0 and choose another variant')
         stem = _conv_norm(3, self.stem_channels, 3, 2)
         channels = [self.stem_channels]
         stages = []

@@ -88,7 +88,7 @@ class ResNetVariant:
     """
 
     name: str
-    block: type[BasicBlock] | type[Bottleneck]
+    block: type[BasicBlock | Bottleneck]
     depths: tuple[int, int, int, int]
 
     def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
@@ -99,8 +99,8 @@ class ResNetVariant:
         """
         if width <= 0 or (64 * width) % 8:
             raise ValueError(
-                f'width={width} for {self.name}: 64 * width stem channels must be a positive multiple of 8; choose a multiple of 0.125, for '
-                'example 0.375, 0.5, 0.625, 0.75 or 1.0'
+                f'width={width} for {self.name}: 64 * width stem channels must be a positive multiple of 8; choose a multiple of 0.125, '
+                'for example 0.375, 0.5, 0.625, 0.75 or 1.0'
             )
         base = int(64 * width)
         stem = nn.Sequential(

@@ -1,6 +1,7 @@
 """Hooks for MMEngine's runner."""
 
 from .non_finite_loss import NonFiniteLossHook
+from .resumable_randomness import ResumableRandomnessHook, SeedSample
 from .test_scalars import TestScalarsHook
 
-__all__ = ['NonFiniteLossHook', 'TestScalarsHook']
+__all__ = ['NonFiniteLossHook', 'ResumableRandomnessHook', 'SeedSample', 'TestScalarsHook']

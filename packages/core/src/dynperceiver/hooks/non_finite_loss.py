@@ -30,10 +30,10 @@ def _file_names(data_batch: Any) -> list[str]:
 class NonFiniteLossHook(Hook):
     """Raise as soon as a loss term is NaN or infinite, naming the iteration, the terms and the batch's files.
 
-    It runs before any checkpoint is written, so that every checkpoint on disk is from before.
+    It runs before the iteration's checkpoint is written; with ``interval=1`` every checkpoint on disk is therefore from before.
 
     Args:
-        interval: Check every so many iterations; 1 also names the batch that did it. Reading a loss from a GPU makes it wait.
+        interval: Check every so many iterations; only 1 is sure to name the batch that did it. Reading a loss from a GPU makes it wait.
     """
 
     priority = 'VERY_HIGH'

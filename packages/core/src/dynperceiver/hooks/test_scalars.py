@@ -20,4 +20,4 @@ class TestScalarsHook(Hook):
         """Write them once the test is over."""
         scalars = {f'test/{name}': value for name, value in (metrics or {}).items() if isinstance(value, Real)}
         if scalars:
-            runner.visualizer.add_scalars(scalars, step=runner.epoch if runner.epoch else 0)
+            runner.visualizer.add_scalars(scalars, step=runner.epoch)

@@ -5,6 +5,7 @@ Shape suffixes: B rows, N query tokens, M key/value tokens, C channels.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
@@ -50,7 +51,7 @@ class Attention(nn.Module):
     def _split(self, tokens_BNC: Tensor) -> Tensor:
         if self.num_heads == 1:
             return tokens_BNC.unsqueeze(1)
-        return tokens_BNC.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return torch.unflatten(tokens_BNC, 2, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, query_BNC: Tensor, kv_BMC: Tensor) -> Tensor:
         """Attend from (B, N, query_channels) to (B, M, kv_channels); returns (B, N, query_channels)."""

@@ -28,4 +28,4 @@ class DropPath(nn.Module):
         if not self.training or self.drop_prob == 0:
             return residual
         keep = residual.new_empty((residual.shape[0],) + (1,) * (residual.dim() - 1)).bernoulli_(1 - self.drop_prob)
-        return residual * keep / (1 - self.drop_prob)
+        return residual * keep.div_(1 - self.drop_prob)

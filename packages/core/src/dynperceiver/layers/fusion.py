@@ -6,6 +6,7 @@ is channels-last; the maps returned here always are.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -59,13 +60,15 @@ class LatentToFeature(nn.Module):
     def __init__(self, feature_channels: int, latent_channels: int) -> None:
         super().__init__()
         if feature_channels < 8:
-            raise ValueError(f'a feature map of {feature_channels} channels is too narrow for latent-to-feature attention, which uses an eighth '
-                             'of them; choose a width that gives at least 8 channels')
+            raise ValueError(
+                f'a feature map of {feature_channels} channels is too narrow for latent-to-feature attention, which uses an eighth of '
+                'them; choose a width that gives at least 8 channels'
+            )
         self.cross_attn = CrossAttentionLayer(feature_channels, latent_channels, qk_channels=feature_channels // 8)
 
     def forward(self, feature_BCHW: Tensor, latent_BNC: Tensor) -> Tensor:
         """Refine the map (B, C, H, W) by the latent code (B, N, C'); returns (B, C, H, W), channels-last."""
         size = feature_BCHW.shape[2:]
         tokens_BNC = self.cross_attn(_tokens_from_map(feature_BCHW), latent_BNC)
-        output: Tensor = tokens_BNC.unflatten(1, size).permute(0, 3, 1, 2)
+        output: Tensor = torch.unflatten(tokens_BNC, 1, size).permute(0, 3, 1, 2)
         return output

@@ -24,7 +24,8 @@ class TokenMixer(nn.Sequential):
 
     def forward(self, latent_BNC: Tensor) -> Tensor:
         """Mix (B, N, C) to (B, N/2, C)."""
-        mixed: Tensor = super().forward(latent_BNC.transpose(1, 2)).transpose(1, 2)
+        norm, linear = self
+        mixed: Tensor = linear(norm(latent_BNC.transpose(1, 2))).transpose(1, 2)
         return mixed
 
 

@@ -5,6 +5,7 @@ Shape suffixes: B rows (clips times frames, frames innermost), C channels, H/W f
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ['TemporalShift']
@@ -26,7 +27,7 @@ class TemporalShift(nn.Module):
     def __init__(self, num_frames: int, fold_div: int = 8, bidirectional: bool = True) -> None:
         super().__init__()
         if num_frames < 1:
-            raise ValueError(f'num_frames={num_frames}: a clip has at least one frame; pass the number of frames that are sampled from a video')
+            raise ValueError(f'num_frames={num_frames}: a clip has at least one frame; pass the number that is sampled from a video')
         if fold_div < 2:
             raise ValueError(f'fold_div={fold_div}: at most half of the channels can move each way; pass 2 or more (TSM uses 8)')
         self.num_frames = num_frames
@@ -42,13 +43,13 @@ class TemporalShift(nn.Module):
         rows, channels = feature_BCHW.shape[:2]
         if rows % self.num_frames:
             raise ValueError(
-                f'{rows} frames are no whole number of clips of {self.num_frames} frames; sample {self.num_frames} frames per clip or build the '
-                'model with the number of frames that the pipeline gives'
+                f'{rows} frames are no whole number of clips of {self.num_frames} frames; sample {self.num_frames} frames per clip or '
+                'build the model with the number of frames that the pipeline gives'
             )
         fold = channels // self.fold_div
-        source = feature_BCHW.unflatten(0, (-1, self.num_frames))
+        source = torch.unflatten(feature_BCHW, 0, (-1, self.num_frames))
         output_BCHW = feature_BCHW.clone()
-        target = output_BCHW.unflatten(0, (-1, self.num_frames))
+        target = torch.unflatten(output_BCHW, 0, (-1, self.num_frames))
         first = 0
         if self.bidirectional:
             target[:, :-1, :fold] = source[:, 1:, :fold]

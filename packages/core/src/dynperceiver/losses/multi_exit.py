@@ -48,7 +48,9 @@ class MultiExitLoss(nn.Module):
     ) -> None:
         super().__init__()
         if len(exit_weights) != 4 or min(exit_weights) < 0:
-            raise ValueError(f'exit_weights={tuple(exit_weights)}: four numbers of at least 0 are needed, one per exit; the recipe is (0.5, 0.5, 1, 1)')
+            raise ValueError(
+                f'exit_weights={tuple(exit_weights)}: four numbers of at least 0 are needed, one per exit; the recipe is (0.5, 0.5, 1, 1)'
+            )
         if form not in ('sum', 'mixed'):
             raise ValueError(f"form={form!r}: choose 'sum' (reference recipe) or 'mixed' (paper, Eq. 3)")
         if distill_weight < 0 or (form == 'mixed' and distill_weight > 1):
@@ -83,7 +85,8 @@ class MultiExitLoss(nn.Module):
             scale = self.distill_weight * self.temperature**2
             teacher = F.log_softmax(logits_SK[-1].detach() / self.temperature, 1)
             terms = [
-                F.kl_div(F.log_softmax(logits / self.temperature, 1), teacher, reduction='batchmean', log_target=True) for logits in logits_SK[:-1]
+                F.kl_div(F.log_softmax(logits / self.temperature, 1), teacher, reduction='batchmean', log_target=True)
+                for logits in logits_SK[:-1]
             ]
             if self.form == 'mixed':
                 terms = [weight * term for weight, term in zip(self.exit_weights, terms, strict=False)]

@@ -36,11 +36,14 @@ def exit_accuracies(scores_SEK: np.ndarray, labels_S: np.ndarray, topk: Sequence
     num_classes = scores_SEK.shape[2]
     if labels_S.min() < 0 or labels_S.max() >= num_classes:
         raise ValueError(
-            f'labels run from {labels_S.min()} to {labels_S.max()}, but the model has {num_classes} classes; set num_classes, or correct the labels'
+            f'labels run from {labels_S.min()} to {labels_S.max()}, but the model has {num_classes} classes; set num_classes, or correct '
+            'the labels'
         )
     bad = ~np.isfinite(scores_SEK).all(axis=(1, 2))
     if bad.any():
-        raise ValueError(f'{int(bad.sum())} of {len(bad)} samples have scores that are not finite; the weights have diverged, use an earlier checkpoint')
+        raise ValueError(
+            f'{int(bad.sum())} of {len(bad)} samples have scores that are not finite; the weights have diverged, use an earlier checkpoint'
+        )
     rows = np.arange(len(labels_S))
     results = []
     for scores_SK in scores_SEK.transpose(1, 0, 2):
@@ -77,8 +80,8 @@ class MultiExitAccuracy(BaseMetric):
         for sample in data_samples:
             if 'exit_scores' not in sample:
                 raise ValueError(
-                    f'a data sample has no exit_scores, but only {", ".join(sample)}; MultiExitAccuracy needs a model with early exits, use the '
-                    "task's own accuracy metric for others"
+                    f'a data sample has no exit_scores, but only {", ".join(sample)}; MultiExitAccuracy needs a model with early exits, '
+                    "use the task's own accuracy metric for others"
                 )
             label = sample['gt_label']
             label = label.get('item', label) if isinstance(label, Mapping) else label

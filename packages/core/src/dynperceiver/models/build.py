@@ -27,7 +27,6 @@ def _depths(depth_factors: Sequence[float]) -> tuple[int, ...]:
     return tuple(int(depth) for depth in depths)
 
 
-@MODELS.register_module(name='DynPerceiver')
 def build_model(
     feature_branch: str,
     *,
@@ -72,8 +71,8 @@ def build_model(
     """
     if num_latents < 8 or num_latents % 8:
         raise ValueError(
-            f'num_latents={num_latents} is not divisible by 8: three token mixers halve the tokens; choose a positive multiple of 8, for example '
-            '32, 64, 128, 192, 256 or 512'
+            f'num_latents={num_latents} is not divisible by 8: three token mixers halve the tokens; choose a positive multiple of 8, for '
+            'example 32, 64, 128, 192, 256 or 512'
         )
     if num_classes is not None and num_classes < 1:
         raise ValueError(f'num_classes={num_classes}: pass the number of classes, or None for a backbone without exits')
@@ -93,3 +92,6 @@ def build_model(
     )
     exits = None if num_classes is None else ExitHeads(branch.channels, num_classes, fkt, branch.head_channels, dropout)
     return DynPerceiver(branch, latent_branch, exits, num_frames)
+
+
+MODELS.register_module(name='DynPerceiver', module=build_model)

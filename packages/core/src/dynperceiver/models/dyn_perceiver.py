@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..feature_branches import FeatureBranch
@@ -51,7 +52,9 @@ class Segment(nn.Module):
         logits_BK = network.classify(self.number, state)
         if self.number in (1, 2):
             state = state.evolve(carry_BK=logits_BK)
-        return logits_BK if state.num_frames == 1 else logits_BK.unflatten(0, (-1, state.num_frames)).mean(1), state
+        if state.num_frames > 1:
+            logits_BK = torch.unflatten(logits_BK, 0, (-1, state.num_frames)).mean(1)
+        return logits_BK, state
 
     def extra_repr(self) -> str:
         """The segment's number, for ``print(model)``."""
@@ -89,19 +92,26 @@ class DynPerceiver(nn.Module):
         """
         if images_BCHW.dim() != 4 or images_BCHW.shape[0] % self.num_frames:
             raise ValueError(
-                f'input of shape {tuple(images_BCHW.shape)}: pass images as (B, 3, H, W), for video with the frames of the clips in the batch '
-                f'axis (B = clips * {self.num_frames})'
+                f'input of shape {tuple(images_BCHW.shape)}: pass images as (B, 3, H, W), for video with the frames of the clips in the '
+                f'batch axis (B = clips * {self.num_frames})'
             )
+        # With channels-last images every convolution stays channels-last, and maps become tokens and back without a copy.
+        images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
         return NetworkState(images_BCHW, num_frames=self.num_frames, pyramid=() if collect_pyramid else None)
 
     def advance(self, number: int, state: NetworkState) -> NetworkState:
-        """Segment ``number`` (1..4) without its exit."""
+        """Segment ``number`` (1..4) without its exit.
+
+        Raises:
+            ValueError: If the state is not that of an earlier segment.
+        """
         feature, latent, pyramid = state.feature_BCHW, state.latent_BNC, state.pyramid
         branch = self.latent_branch
         if number == 1:
             feature = self.feature_branch.stem(feature)
             latent = branch.read(1, branch.start(feature), feature)
-        assert latent is not None
+        if latent is None:
+            raise ValueError(f'segment {number} got a state without latent code; pass it the state that segment {number - 1} returned')
         for stage in ((1, 2), (3,), (4,), ())[number - 1]:
             feature = self.feature_branch.stages[stage - 1](feature)
             if stage == 4:
@@ -155,11 +165,9 @@ class DynPerceiver(nn.Module):
         Args:
             images_BCHW: Images, shape (B, 3, H, W), any size.
         """
-        state = self.start(images_BCHW, collect_pyramid=True)
-        for _, state in self.run(state):
-            pass
-        assert state.pyramid is not None
-        return state.pyramid
+        levels = [state.pyramid for _, state in self.run(self.start(images_BCHW, collect_pyramid=True))][-1]
+        assert levels is not None
+        return levels
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         check_same_variant(self, state_dict, prefix)

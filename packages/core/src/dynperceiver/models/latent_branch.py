@@ -64,7 +64,7 @@ class LatentBranch(nn.Module):
     def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.xavier_uniform_(module.weight)  # the code is narrow: a fixed small spread would silence it
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.latent, std=0.02)

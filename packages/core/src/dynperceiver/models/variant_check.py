@@ -10,6 +10,7 @@ from torch import nn
 __all__ = ['check_same_variant']
 
 PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
+CLASSES_KEY = 'exits.0.classifier.bias'  # there in every network with exits
 
 
 def _listing(names: Iterable[str], limit: int = 8) -> str:
@@ -38,22 +39,24 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
     if not given:
         return
     own = {key: value for key, value in model.state_dict().items() if key.startswith(PARTS)}
-    has_exits = {name: any(key.startswith('exits.') for key in keys) for name, keys in (('given', given), ('own', own))}
-    if not has_exits['own']:
+    if CLASSES_KEY not in own:
         given = {key: value for key, value in given.items() if not key.startswith('exits.')}
-    absent = [key for key in own if key not in given and not (key.startswith('exits.') and not has_exits['given'])]
-    if has_exits['given']:  # heads whose width depends on the classes may have been left out on purpose
+    absent = [key for key in own if key not in given]
+    if CLASSES_KEY not in given:  # all exits, or those tensors that depend on the number of classes, were left out on purpose
         absent = [key for key in absent if not key.startswith('exits.')]
     foreign = [key for key in given if key not in own]
     shapes = [
-        f'{key} {tuple(given[key].shape)} (model: {tuple(own[key].shape)})' for key in given if key in own and given[key].shape != own[key].shape
+        f'{key} {tuple(given[key].shape)} (model: {tuple(own[key].shape)})'
+        for key in given
+        if key in own and given[key].shape != own[key].shape
     ]
     if not (absent or foreign or shapes):
         return
     facts = []
     latent, own_latent = given.get('latent_branch.latent'), own['latent_branch.latent']
     if latent is not None and latent.shape != own_latent.shape:
-        facts.append(f'it has {latent.shape[0]} latent tokens of {latent.shape[-1]} channels, the model {own_latent.shape[0]} of {own_latent.shape[-1]}')
+        sizes = f'{latent.shape[0]} latent tokens of {latent.shape[-1]} channels, the model {own_latent.shape[0]} of {own_latent.shape[-1]}'
+        facts.append(f'it has {sizes}')
     if shapes:
         facts.append(f'of another shape: {_listing(shapes)}')
     if absent:
@@ -62,8 +65,8 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
         facts.append(f'not in the model: {_listing(foreign)}')
     only_heads = not absent and not foreign and all(name.startswith('exits.') for name in shapes)
     remedy = (
-        "to start from it with other classes, give it as init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...), which leaves out "
-        'what depends on the classes'
+        "to start from it with other classes, give it as init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...), which leaves "
+        'out what depends on the classes'
         if only_heads
         else 'use the config that the checkpoint was trained with, or a checkpoint of this config'
     )

@@ -1,0 +1,65 @@
+# Kinetics-400: 400 classes, videos decoded by decord.
+# Sampling, crops and flips are those of TSM with 8 frames of 224x224; testing takes one centre crop of one clip.
+# The lists have a line `file label` per clip, as mmaction2's tools/data/build_file_list.py writes them.
+data_root = 'data/kinetics400'
+dataset_type = 'dynperceiver_action.VideoDataset'
+source = 'Kinetics-400 (DeepMind), https://github.com/cvdfoundation/kinetics-dataset'
+num_classes = 400
+meta_keys = ('img_shape', 'img_key', 'video_id', 'timestamp', 'filename')
+
+train_pipeline = [
+    dict(type='mmaction.DecordInit'),
+    dict(type='mmaction.SampleFrames', clip_len=1, frame_interval=1, num_clips=8),
+    dict(type='mmaction.DecordDecode'),
+    dict(type='mmaction.Resize', scale=(-1, 256)),
+    dict(
+        type='mmaction.MultiScaleCrop',
+        input_size=224,
+        scales=(1, 0.875, 0.75, 0.66),
+        random_crop=False,
+        max_wh_scale_gap=1,
+        num_fixed_crops=13),
+    dict(type='mmaction.Resize', scale=(224, 224), keep_ratio=False),
+    dict(type='mmaction.Flip', flip_ratio=0.5),
+    dict(type='mmaction.FormatShape', input_format='NCHW'),
+    dict(type='mmaction.PackActionInputs', meta_keys=meta_keys),
+]
+test_pipeline = [
+    dict(type='mmaction.DecordInit'),
+    dict(type='mmaction.SampleFrames', clip_len=1, frame_interval=1, num_clips=8, test_mode=True),
+    dict(type='mmaction.DecordDecode'),
+    dict(type='mmaction.Resize', scale=(-1, 256)),
+    dict(type='mmaction.CenterCrop', crop_size=224),
+    dict(type='mmaction.FormatShape', input_format='NCHW'),
+    dict(type='mmaction.PackActionInputs', meta_keys=meta_keys),
+]
+
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type='mmengine.DefaultSampler', shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='kinetics400_train_list_videos.txt',
+        data_prefix=dict(video='videos_train'),
+        source=source,
+        pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='kinetics400_val_list_videos.txt',
+        data_prefix=dict(video='videos_val'),
+        source=source,
+        pipeline=test_pipeline,
+        test_mode=True))
+test_dataloader = val_dataloader
+
+val_evaluator = dict(type='dynperceiver.MultiExitAccuracy')
+test_evaluator = val_evaluator

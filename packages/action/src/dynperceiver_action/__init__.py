@@ -1,0 +1,8 @@
+"""Dyn-Perceiver for MMAction2: TSM-style video recognition with early exits."""
+
+import dynperceiver  # noqa: I001  applies the fixes that importing mmaction2 needs, so it comes first
+
+from . import datasets, hooks, models, transforms
+
+__all__ = ['__version__', 'datasets', 'hooks', 'models', 'transforms']
+__version__ = dynperceiver.__version__

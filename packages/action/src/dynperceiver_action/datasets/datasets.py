@@ -1,0 +1,84 @@
+"""mmaction2's video and raw-frame data sets with :class:`~dynperceiver_action.datasets.BadSampleMixin`."""
+
+from __future__ import annotations
+
+import os.path as osp
+from typing import Any
+
+from mmaction.datasets import RawframeDataset as _RawframeDataset
+from mmaction.datasets import VideoDataset as _VideoDataset
+
+from ..registry import DATASETS
+from .bad_samples import BadSampleMixin
+from .diagnosis import Fault, Reason, diagnose_frame, diagnose_raw_frames, diagnose_video, jpeg_looks_cut, quick_look, unique_ints
+
+__all__ = ['RawframeDataset', 'VideoDataset']
+
+
+def _is_remote(path: str) -> bool:
+    return '://' in path
+
+
+@DATASETS.register_module()
+class VideoDataset(BadSampleMixin, _VideoDataset):
+    """mmaction2's ``VideoDataset`` that names missing data, skips broken videos in training and refuses them in testing.
+
+    Takes the arguments of ``mmaction.datasets.VideoDataset`` and of :class:`~dynperceiver_action.datasets.BadSampleMixin`. Videos at URLs are
+    left to the pipeline alone.
+    """
+
+    def sample_path(self, info: dict[str, Any]) -> str:
+        """Return the video's path; without an extension it means an mp4 file, as in mmaction2's transforms."""
+        path = info['filename']
+        return path if osp.splitext(path)[1] else f'{path}.mp4'
+
+    def fault_before(self, info: dict[str, Any]) -> Fault | None:
+        """Look for a missing, empty or cut-off file.
+
+        This comes before decoding because decord, reading from memory as mmaction2 does, ends the process on some cut-off files.
+        """
+        path = self.sample_path(info)
+        return None if _is_remote(path) else quick_look(path)
+
+    def fault_of_failure(self, info: dict[str, Any]) -> Fault | None:
+        """Look whether the file opens and the frames that were asked for decode."""
+        path = self.sample_path(info)
+        return None if _is_remote(path) else diagnose_video(path, info.get('frame_inds'))
+
+
+@DATASETS.register_module()
+class RawframeDataset(BadSampleMixin, _RawframeDataset):
+    """mmaction2's ``RawframeDataset`` that names missing data, skips broken samples in training and refuses them in testing.
+
+    Takes the arguments of ``mmaction.datasets.RawframeDataset`` and of :class:`~dynperceiver_action.datasets.BadSampleMixin`. Frames at URLs
+    are left to the pipeline alone.
+    """
+
+    def sample_path(self, info: dict[str, Any]) -> str:
+        """Return the folder of the frames."""
+        return info['frame_dir']
+
+    def fault_before(self, info: dict[str, Any]) -> Fault | None:
+        """Look for an annotation without frames, from which mmaction2 would sample frames that do not exist."""
+        if info['total_frames'] <= 0:
+            return Fault(info['frame_dir'], Reason.NO_FRAMES, f'the annotation says total_frames={info["total_frames"]}')
+        return None
+
+    def fault_after(self, info: dict[str, Any]) -> Fault | None:
+        """Look for JPEG files that are cut off, which some versions of OpenCV fill up with grey without a word."""
+        if _is_remote(info['frame_dir']):
+            return None
+        suspects = (path for path in self._frame_paths(info) if jpeg_looks_cut(path))
+        return next((fault for path in suspects if (fault := diagnose_frame(path))), None)
+
+    def fault_of_failure(self, info: dict[str, Any]) -> Fault | None:
+        """Look whether the folder is there and the frames that were asked for decode."""
+        if _is_remote(info['frame_dir']):
+            return None
+        return diagnose_raw_frames(info['frame_dir'], self._frame_paths(info), info['total_frames'])
+
+    def _frame_paths(self, info: dict[str, Any]) -> list[str]:
+        axes = ((), ) if info['modality'] == 'RGB' else (('x', ), ('y', ))
+        numbers = unique_ints(info['frame_inds']) if 'frame_inds' in info else []
+        names = [info['filename_tmpl'].format(*axis, number + info.get('offset', 0)) for number in numbers for axis in axes]
+        return [osp.join(info['frame_dir'], name) for name in names]

@@ -1,0 +1,5 @@
+"""Hooks for training on videos."""
+
+from .skipped_samples import SkippedSampleHook
+
+__all__ = ['SkippedSampleHook']

@@ -1,0 +1,84 @@
+"""Counts and names the training samples whose files could not be used."""
+
+from __future__ import annotations
+
+import os.path as osp
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..datasets import BadSampleMixin, Reason
+from ..registry import HOOKS
+
+__all__ = ['SkippedSampleHook', 'iter_video_datasets']
+
+
+@HOOKS.register_module()
+class SkippedSampleHook(Hook):
+    """Says after every training epoch which samples were skipped, and why.
+
+    Logs their number, paths and reasons; writes the paths and reasons of all epochs so far to ``skipped_samples.txt`` in the work directory;
+    and records the epoch's number as the scalar ``train/skipped_samples``. Processes of a distributed run are counted together. Data sets
+    other than those of this package are passed over.
+
+    Args:
+        max_shown: Number of paths in one log message; the file has them all.
+        file_name: File in the work directory.
+    """
+
+    def __init__(self, max_shown: int = 20, file_name: str = 'skipped_samples.txt') -> None:
+        self.max_shown = max_shown
+        self.file_name = file_name
+        self._known: dict[str, Reason] = {}
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Report the epoch's skipped samples and start counting anew."""
+        datasets = list(iter_video_datasets(runner.train_dataloader.dataset))
+        if not datasets:
+            return
+        mine = [pair for dataset in datasets for pair in dataset.skipped_samples()]
+        for dataset in datasets:
+            dataset.clear_skipped()
+        skipped = dict(pair for pairs in all_gather_object(mine) for pair in pairs)
+        self._record(runner, len(skipped))
+        if skipped and is_main_process():
+            path = self._write_all(runner.work_dir, skipped)
+            lines = [f'{name}: {reason.text}' for name, reason in sorted(skipped.items())]
+            if len(lines) > self.max_shown:
+                lines[self.max_shown:] = [f'... and {len(lines) - self.max_shown} more']
+            num_samples = sum(len(dataset) for dataset in datasets)
+            runner.logger.warning(f'{len(skipped)} of {num_samples} training samples were skipped; all in {path}:\n  ' + '\n  '.join(lines))
+
+    def _record(self, runner: Runner, num_skipped: int) -> None:
+        # The scalar of the hub shows in every line of the log from here on, so it is left out for as long as there is nothing to say.
+        if num_skipped or self._known:
+            runner.message_hub.update_scalar('train/skipped_samples', num_skipped)
+        runner.visualizer.add_scalar('train/skipped_samples', num_skipped, step=runner.epoch + 1)
+
+    def _write_all(self, work_dir: str, skipped: dict[str, Reason]) -> str:
+        path = osp.join(work_dir, self.file_name)
+        if not skipped.items() <= self._known.items():
+            self._known.update(skipped)
+            with open(path, 'w', encoding='utf-8') as file:
+                file.writelines(f'{name}\t{reason.text}\n' for name, reason in sorted(self._known.items()))
+        return path
+
+
+def iter_video_datasets(dataset: Any) -> Iterator[BadSampleMixin]:
+    """Find the data sets that mark skipped samples inside wrappers such as ``ConcatDataset`` and ``RepeatDataset``.
+
+    Args:
+        dataset: A data set or a wrapper that has others in ``dataset`` or ``datasets``.
+
+    Yields:
+        The data sets.
+    """
+    if isinstance(dataset, BadSampleMixin):
+        yield dataset
+        return
+    for inner in [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]:
+        if inner is not None:
+            yield from iter_video_datasets(inner)

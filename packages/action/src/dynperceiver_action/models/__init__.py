@@ -1,0 +1,5 @@
+"""Recognizers for mmaction2."""
+
+from .recognizer import EarlyExitRecognizer
+
+__all__ = ['EarlyExitRecognizer']

@@ -1,0 +1,121 @@
+"""The early-exit network as a recognizer of mmaction2.
+
+Shape suffixes: N videos, V views per video (crops times sampled clips), T frames per view, C/H/W image, K classes, E exits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmaction.models.recognizers.base import BaseRecognizer
+from mmaction.structures import ActionDataSample
+from torch import Tensor
+
+from ..registry import MODELS
+
+__all__ = ['EarlyExitRecognizer']
+
+
+@MODELS.register_module()
+class EarlyExitRecognizer(BaseRecognizer):
+    """Recognizer whose backbone is a Dyn-Perceiver with its four exits; there is no other head.
+
+    A clip's frames run as images; every exit averages its logits over them (paper section 4.3). Where a video gives several views
+    (test crops, sampled clips), each exit's scores are averaged over the views.
+
+    Args:
+        backbone: Config of the network, ``type='dynperceiver.DynPerceiver'`` with ``num_frames`` set to the frames per clip.
+        loss: Config of the loss over all exits.
+        average_views: ``'prob'`` averages softmax scores over views, ``'score'`` logits.
+        topk: Training accuracies to log per exit.
+        train_cfg: Kept for mmaction2; unused.
+        test_cfg: Kept for mmaction2; unused.
+        data_preprocessor: See mmaction2's ``ActionDataPreprocessor``.
+        init_cfg: MMEngine initialisation, for example ``dict(type='dynperceiver.ImageCheckpoint', checkpoint=PATH)``.
+
+    Raises:
+        ValueError: If ``average_views`` is neither of the two.
+    """
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        loss: dict[str, Any] | None = None,
+        average_views: str = 'prob',
+        topk: Sequence[int] = (1, 5),
+        train_cfg: dict[str, Any] | None = None,
+        test_cfg: dict[str, Any] | None = None,
+        data_preprocessor: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        if average_views not in ('prob', 'score'):
+            raise ValueError(f"average_views={average_views!r}: choose 'prob' (mean of softmax scores) or 'score' (mean of logits)")
+        if data_preprocessor is None:
+            data_preprocessor = dict(type='mmaction.ActionDataPreprocessor')
+        super().__init__(backbone, train_cfg=train_cfg, test_cfg=test_cfg, data_preprocessor=data_preprocessor)
+        self.init_cfg = init_cfg
+        self.loss_module = MODELS.build(loss or dict(type='dynperceiver.MultiExitLoss'))
+        self.average_views = average_views
+        self.topk = tuple(topk)
+
+    def extract_feat(self, inputs: Tensor, stage: str = 'head', **kwargs: Any) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """Logits of all exits.
+
+        Args:
+            inputs: Shape (N, V*T, C, H, W).
+            stage: Kept for mmaction2's tools; the network has one stage.
+            kwargs: Likewise.
+
+        Returns:
+            Four logits of shape (N*V, K), and an empty dict.
+        """
+        return self.backbone(inputs.flatten(0, 1)), {}
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[ActionDataSample], **kwargs: Any) -> dict[str, Tensor]:
+        """Loss terms, and the batch's accuracy per exit.
+
+        Args:
+            inputs: Shape (N, T, C, H, W).
+            data_samples: With ``gt_label``: a class number, or class probabilities after batch blending.
+
+        Raises:
+            ValueError: If a video gives several views: training takes one clip per video.
+        """
+        logits, _ = self.extract_feat(inputs)
+        labels = torch.stack([sample.gt_label for sample in data_samples])
+        if logits[0].shape[0] != labels.shape[0]:
+            raise ValueError(
+                f'{labels.shape[0]} videos gave {logits[0].shape[0]} clips of {self.backbone.num_frames} frames; training takes one clip per video: '
+                'set num_frames of the model to the frames that the training pipeline samples'
+            )
+        target = labels.squeeze(1) if labels.shape[1] == 1 else labels
+        hard = target if target.dim() == 1 else target.argmax(1)
+        results = dict(self.loss_module(logits, target))
+        for number, logits_NK in enumerate(logits, 1):
+            ranked_NK = logits_NK.detach().topk(min(max(self.topk), logits_NK.shape[1]), 1).indices == hard[:, None]
+            for k in self.topk:
+                results[f'exit{number}_top{k}'] = ranked_NK[:, :k].any(1).float().mean()
+        return results
+
+    def predict(self, inputs: Tensor, data_samples: Sequence[ActionDataSample], **kwargs: Any) -> list[ActionDataSample]:
+        """Scores of every exit.
+
+        Args:
+            inputs: Shape (N, V*T, C, H, W).
+            data_samples: One per video.
+
+        Returns:
+            The data samples with ``exit_scores`` (E, K), and for mmaction2's tools ``pred_score`` (K,) and ``pred_label`` of the last
+            exit.
+        """
+        logits, _ = self.extract_feat(inputs)
+        scores_NVEK = torch.stack(logits, 1).unflatten(0, (len(data_samples), -1))
+        if self.average_views == 'prob':
+            scores_NVEK = scores_NVEK.softmax(-1)
+        for sample, scores_EK in zip(data_samples, scores_NVEK.mean(1), strict=True):
+            sample.set_field(scores_EK, 'exit_scores')
+            sample.set_pred_score(scores_EK[-1])
+            sample.set_pred_label(scores_EK[-1].argmax(0, keepdim=True))
+        return list(data_samples)

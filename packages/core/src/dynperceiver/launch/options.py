@@ -1,0 +1,160 @@
+"""Command lines of ``tools/train.py`` and ``tools/test.py``: the union of mmdet's and mmaction2's flags."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+__all__ = ['parse_test_args', 'parse_train_args', 'test_config', 'train_config']
+
+CFG_OPTIONS_HELP = (
+    'settings to override, as key=value: --cfg-options optim_wrapper.optimizer.lr=0.02 model.backbone.num_latents=64. Lists: key="[a,b]" or '
+    'key=a,b; nested: key="[(a,b),(c,d)]" (with the quotes, without blanks)'
+)
+
+
+def _common(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and results go (default: work_dir of the config, or work_dirs/CONFIG_NAME)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help=CFG_OPTIONS_HELP)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='how the processes were started')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
+    return parser
+
+
+def parse_train_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line of training."""
+    parser = _common('Train a model of any task: the config says which. Without its data, `make demo` shows a training that needs none.')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on with a stopped training: from the newest checkpoint in the work dir, or from the one given',
+    )
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (GPU)')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size, as auto_scale_lr of the config says')
+    parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
+    parser.add_argument('--seed', type=int, help='random seed (default: that of the config)')
+    parser.add_argument('--diff-rank-seed', action='store_true', help='another seed on every rank')
+    parser.add_argument('--deterministic', action='store_true', help='deterministic algorithms on GPU (slower)')
+    return parser.parse_args(argv)
+
+
+def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line of testing."""
+    parser = _common('Test a checkpoint: prints the metrics of the config.')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', '--dump', dest='out', metavar='FILE.pkl', help='keep the predictions in a pickle file')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='draw predictions into this folder')
+    parser.add_argument('--interval', type=int, default=1, help='draw every so many samples (default: %(default)s)')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that a window stays (default: %(default)s)')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model and tta_pipeline of the config')
+    return parser.parse_args(argv)
+
+
+def _read_config(args: argparse.Namespace) -> Config:
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f'config {args.config} is missing; the configs that come with the project are below configs/')
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    return cfg
+
+
+def _finish(cfg: Config, args: argparse.Namespace) -> Config:
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def train_config(args: argparse.Namespace) -> Config:
+    """Config of a training with the flags merged in; ``--cfg-options`` have the last word.
+
+    Raises:
+        FileNotFoundError: If the config or the checkpoint to resume from is missing.
+        ValueError: If a flag needs something that the config lacks.
+    """
+    cfg = _read_config(args)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        cfg.default_hooks.get('checkpoint', {}).pop('save_best', None)
+    if args.amp:
+        kind = cfg.optim_wrapper.get('type', 'OptimWrapper').rpartition('.')[2]
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise ValueError(f'--amp cannot be joined with optim_wrapper of type {kind}; use OptimWrapper in the config')
+        cfg.optim_wrapper.type = 'mmengine.AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise ValueError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch size that its rate was chosen for')
+        cfg.auto_scale_lr.enable = True
+    if args.seed is not None or args.diff_rank_seed or args.deterministic:
+        randomness = dict(cfg.get('randomness') or {})
+        if args.seed is not None:
+            randomness['seed'] = args.seed
+        cfg.randomness = dict(
+            randomness,
+            diff_rank_seed=args.diff_rank_seed or randomness.get('diff_rank_seed', False),
+            deterministic=args.deterministic or randomness.get('deterministic', False),
+        )
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+        if cfg.load_from and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
+            raise FileNotFoundError(f'checkpoint {cfg.load_from} to resume from is missing; --resume without a file takes the newest in the work dir')
+    return _finish(cfg, args)
+
+
+def _draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
+    hooks = cfg.default_hooks
+    if 'visualization' not in hooks:
+        scope = cfg.get('default_scope')
+        kinds = {'mmdet': 'mmdet.DetVisualizationHook', 'mmaction': 'mmaction.VisualizationHook'}
+        if scope not in kinds:
+            raise ValueError(f'--show and --show-dir need a visualization hook in default_hooks; the config of scope {scope} has none')
+        hooks.visualization = dict(type=kinds[scope])
+    hook = hooks.visualization
+    if hook.type.endswith('DetVisualizationHook'):
+        hook.draw, hook.test_out_dir = True, args.show_dir
+    else:
+        hook.enable, hook.out_dir = True, args.show_dir
+    hook.show, hook.wait_time, hook.interval = args.show, args.wait_time, args.interval
+
+
+def test_config(args: argparse.Namespace) -> Config:
+    """Config of a test with the flags merged in; ``--cfg-options`` have the last word.
+
+    Raises:
+        FileNotFoundError: If the config or the checkpoint is missing.
+        ValueError: If a flag needs something that the config lacks.
+    """
+    cfg = _read_config(args)
+    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
+        raise FileNotFoundError(f'checkpoint {args.checkpoint} is missing; train one with tools/train.py {args.config}')
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        _draw_predictions(cfg, args)
+    if args.tta:
+        if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+            raise ValueError('--tta needs tta_model and tta_pipeline in the config; add both, or test without --tta')
+        cfg.model = dict(cfg.tta_model, module=cfg.model)
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    if args.out is not None:
+        if not args.out.endswith(('.pkl', '.pickle')):
+            raise ValueError(f'--out {args.out}: predictions are kept in a pickle file, its name must end in .pkl or .pickle')
+        metric = dict(
+            type='mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'mmengine.DumpResults', out_file_path=args.out
+        )
+        evaluator = cfg.test_evaluator
+        cfg.test_evaluator = [*evaluator, metric] if isinstance(evaluator, list | tuple) else [evaluator, metric]
+    return _finish(cfg, args)

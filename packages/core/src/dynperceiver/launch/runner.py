@@ -1,0 +1,52 @@
+"""Build MMEngine's runner from a merged config, on GPUs or on CPU."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+import torch.distributed as torch_dist
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+__all__ = ['build_runner', 'prepare_cpu_processes', 'run_tool']
+
+
+def prepare_cpu_processes(cfg: Config) -> None:
+    """Let several processes train without a GPU: gloo instead of NCCL, and no GPU number for the model wrapper.
+
+    MMEngine selects a GPU per process before it joins them; on a machine without one the processes are joined here instead.
+    """
+    if cfg.get('launcher', 'none') != 'pytorch' or torch.cuda.is_available():
+        return
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    if cfg.get('model_wrapper_cfg') is None:
+        cfg.model_wrapper_cfg = dict(
+            type='mmengine.MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+    if not torch_dist.is_initialized():
+        torch_dist.init_process_group('gloo')
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Runner of a config, of the config's own ``runner_type`` where it names one."""
+    prepare_cpu_processes(cfg)
+    runner: Runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    return runner
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run a tool's main function; a missing file (or one that must not be overwritten) ends it with the message alone, since no traceback would say more.
+
+    Args:
+        main: The tool.
+    """
+    try:
+        main()
+    except (FileNotFoundError, FileExistsError) as error:
+        sys.exit(f'error: {error}')

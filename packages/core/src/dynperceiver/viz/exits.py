@@ -1,0 +1,78 @@
+"""Pictures of what the exits achieve."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+__all__ = ['plot_exit_tradeoff', 'read_exit_accuracies']
+
+COLOURS = ('#1f6fb4', '#d1495b', '#2a9d5c', '#8e5ea2', '#c98a00')
+
+
+def read_exit_accuracies(path: str | Path, metric: str = 'top1') -> list[float]:
+    """Accuracy per exit from the JSON file that a test leaves in its work dir.
+
+    Args:
+        path: The file.
+        metric: ``top1``, ``top5`` or ``mean_class``.
+
+    Raises:
+        ValueError: If the file holds no such metric.
+    """
+    text = Path(path).read_text()
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path} is not the JSON file of one test ({error}); pass the one that tools/test.py writes in its work dir') from error
+    names = sorted(name for name in values if name.rpartition('/')[2].startswith('exit') and name.endswith(f'_{metric}'))
+    if not names:
+        raise ValueError(f'{path} has no {metric} per exit, only {", ".join(values) or "nothing"}; pass the JSON file that tools/test.py writes')
+    return [float(values[name]) for name in names]
+
+
+def plot_exit_tradeoff(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | Path,
+    chance: float | None = None,
+    title: str = 'Accuracy of each exit against its cost',
+    sample: str = 'sample',
+) -> None:
+    """Draw accuracy against GMACs, a labelled point per exit.
+
+    Args:
+        series: Name to (GMACs, accuracy in [0, 1]) per exit, in exit order.
+        path: Picture to write; the ending says the format.
+        chance: Accuracy of guessing, drawn as a dashed line.
+        title: Title.
+        sample: What a sample is called on the axis, for example ``clip``.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout='constrained')
+    for (name, points), colour in zip(series.items(), COLOURS * len(series), strict=False):
+        gmacs, accuracies = [x for x, _ in points], [100 * y for _, y in points]
+        axes.plot(gmacs, accuracies, 'o-', color=colour, label=name, markersize=7, linewidth=1.8)
+        for number, (x, y) in enumerate(zip(gmacs, accuracies, strict=True), 1):
+            axes.annotate(f'exit {number}\n{y:.1f} %', (x, y), xytext=(0, -12), textcoords='offset points', ha='center', va='top', fontsize=8)
+    if chance is not None:
+        axes.axhline(100 * chance, color='0.45', linestyle='--', linewidth=1)
+        axes.annotate(f'chance {100 * chance:.1f} %', (0.01, 100 * chance), xycoords=('axes fraction', 'data'), xytext=(0, 3),
+                      textcoords='offset points', fontsize=8, color='0.35')
+    axes.set(xlabel=f'GMACs per {sample} (1 MAC = 1 FLOP)', ylabel='top-1 accuracy (%)', title=title, ylim=(0, 104))
+    axes.set_xlim(left=0)
+    axes.margins(x=0.12)
+    axes.grid(alpha=0.3)
+    if len(series) > 1:
+        axes.legend(loc='lower left')
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.partial-{path.name}')
+    figure.savefig(partial, dpi=140)
+    plt.close(figure)
+    os.replace(partial, path)

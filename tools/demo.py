@@ -1,0 +1,100 @@
+"""The main job from end to end on embedded data: make clips, train, test, draw. `make demo` runs it; about 10 minutes on two cores."""
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = 'configs/action/tsm_dynperceiver_demo.py'
+
+
+def bar(done: int, total: int, width: int = 24) -> str:
+    """A progress bar in characters."""
+    filled = round(width * done / total)
+    return f'[{"#" * filled}{"." * (width - filled)}]'
+
+
+class TrainingDisplay:
+    """Turns MMEngine's log lines into one line that moves."""
+
+    def __init__(self) -> None:
+        self.start, self.accuracy, self.shown = time.time(), 'not measured yet', ''
+
+    def feed(self, line: str) -> None:
+        """Take a log line."""
+        exits = re.findall(r'acc/exit\d_top1: ([\d.]+)', line)
+        if exits:
+            self.accuracy = ' / '.join(f'{100 * float(value):.0f}' for value in exits) + ' %'
+        step = re.search(r'Epoch\(train\)\s+\[(\d+)\]\[(\d+)/(\d+)\]', line)
+        total = re.search(r'max_epochs = (\d+)', line)
+        if total:
+            self.epochs = int(total[1])
+        if step and hasattr(self, 'epochs'):
+            epoch, done, of = (int(number) for number in step.groups())
+            steps, everything = (epoch - 1) * of + done, self.epochs * of
+            left = (time.time() - self.start) * (everything - steps) / steps
+            self.show(f'      {bar(steps, everything)} epoch {epoch}/{self.epochs}, top-1 of exits 1-4: {self.accuracy}, {left:.0f} s left')
+
+    def show(self, text: str) -> None:
+        """Print, over the last line on a terminal."""
+        if sys.stdout.isatty():
+            print('\r' + text.ljust(len(self.shown)), end='', flush=True)
+            self.shown = text
+        elif text.split(',')[0].split('epoch')[1] != self.shown:
+            print(text, flush=True)
+            self.shown = text.split(',')[0].split('epoch')[1]
+
+
+def run(title: str, command: list[str], log: Path, display: TrainingDisplay | None = None) -> None:
+    """Run a command of the project, its output in a log file; a failure ends the demo with the log's last lines."""
+    print(f'{title}\n      $ python {" ".join(command)}', flush=True)
+    start = time.time()
+    with open(log, 'w') as file, subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            file.write(line)
+            if display is not None:
+                display.feed(line)
+    if display is not None and sys.stdout.isatty():
+        print()
+    if process.returncode:
+        tail = ''.join(log.read_text().splitlines(keepends=True)[-20:])
+        sys.exit(f'{tail}\nerror: this step failed (exit code {process.returncode}); the whole output is in {log}')
+    print(f'      done in {time.time() - start:.0f} s', flush=True)
+
+
+def main() -> None:
+    """Run the four steps."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='where everything goes (default: %(default)s)')
+    parser.add_argument('--data', default='data/demo', help='folder of the clips (default: %(default)s)')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to train.py and test.py')
+    args = parser.parse_args()
+    work = (ROOT / args.work_dir).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    options = ['--work-dir', str(args.work_dir)] + (['--cfg-options', *args.cfg_options] if args.cfg_options else [])
+    run('[1/4] clips of moving handwritten digits', ['tools/make_demo_clips.py', args.data], work / 'clips.log')
+    epochs = re.search(r'^max_epochs = (\d+)', (ROOT / 'configs/_base_/schedules/adamw_small.py').read_text(), re.MULTILINE)
+    display = TrainingDisplay()
+    display.feed(f'max_epochs = {epochs[1]}' if epochs else '')
+    run('[2/4] training', ['tools/train.py', CONFIG, *options], work / 'train.log', display)
+    checkpoint = Path((work / 'last_checkpoint').read_text().strip())
+    checkpoint = checkpoint.relative_to(ROOT) if checkpoint.is_relative_to(ROOT) else checkpoint
+    run('[3/4] test on clips with digits never seen', ['tools/test.py', CONFIG, str(checkpoint), *options], work / 'test.log')
+    result = max(work.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
+    picture = work / 'accuracy_vs_gmacs.png'
+    run('[4/4] picture', ['tools/plot.py', str(picture), f'{CONFIG}={result}', '--labels', 'demo'], work / 'plot.log')
+    print(re.sub('^.*?: ', '      ', (work / 'plot.log').read_text().strip().splitlines()[-1]))
+    for what, path in (('checkpoint', checkpoint), ('log', work / 'train.log'), ('picture', picture), ('clips', ROOT / args.data / 'overview.png')):
+        print(f'{what:>10}: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}')
+    print(f'done in {time.time() - start:.0f} s')
+
+
+if __name__ == '__main__':
+    main()

@@ -8,7 +8,8 @@ default_hooks = dict(
     param_scheduler=dict(type='mmengine.ParamSchedulerHook'),
     checkpoint=dict(type='mmengine.CheckpointHook', interval=1, save_best='acc/exit4_top1', rule='greater', max_keep_ckpts=3),
     sampler_seed=dict(type='mmengine.DistSamplerSeedHook'),
-    sync_buffers=dict(type='mmengine.SyncBuffersHook'))
+    sync_buffers=dict(type='mmengine.SyncBuffersHook'),
+    visualization=dict(type='dynperceiver_action.DrawPredictionsHook'))
 custom_hooks = [
     dict(type='dynperceiver.ResumableRandomnessHook'),
     dict(type='dynperceiver.NonFiniteLossHook'),

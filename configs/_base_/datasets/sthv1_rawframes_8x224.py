@@ -6,7 +6,7 @@ dataset_type = 'dynperceiver_action.RawframeDataset'
 source = 'Something-Something V1 (20BN, now Qualcomm), https://www.qualcomm.com/developer/software/something-something-v-2-dataset'
 num_classes = 174
 meta_keys = ('img_shape', 'img_key', 'video_id', 'timestamp', 'frame_dir')
-# Mirrored, these classes become one another (pulling or pushing something from left to right, from right to left, and so on).
+# Mirrored, these classes become one another: what went from left to right goes from right to left.
 flip_label_map = {2: 4, 4: 2, 30: 41, 41: 30, 52: 66, 66: 52}
 
 train_pipeline = [

@@ -6,7 +6,7 @@ dataset_type = 'dynperceiver_action.VideoDataset'
 source = 'Something-Something V2 (20BN, now Qualcomm), https://www.qualcomm.com/developer/software/something-something-v-2-dataset'
 num_classes = 174
 meta_keys = ('img_shape', 'img_key', 'video_id', 'timestamp', 'filename')
-# Mirrored, these classes become one another (pulling or pushing something from left to right, from right to left, and so on).
+# Mirrored, these classes become one another: what went from left to right goes from right to left.
 flip_label_map = {86: 87, 87: 86, 93: 94, 94: 93, 166: 167, 167: 166}
 
 train_pipeline = [

@@ -1,5 +1,5 @@
 # For small data sets and short trainings from random weights: AdamW, linear warm-up, cosine; no decay on norms and biases.
-max_epochs = 20
+max_epochs = 14
 train_cfg = dict(type='mmengine.EpochBasedTrainLoop', max_epochs=max_epochs, val_begin=1, val_interval=1)
 val_cfg = dict(type='mmengine.ValLoop')
 test_cfg = dict(type='mmengine.TestLoop')
@@ -8,7 +8,7 @@ param_scheduler = [
     dict(type='mmengine.CosineAnnealingLR', by_epoch=True, begin=2, end=max_epochs, eta_min_ratio=0.01, convert_to_iter_based=True),
 ]
 optim_wrapper = dict(
-    type='mmengine.OptimWrapper',
+    type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=5, norm_type=2))
 auto_scale_lr = dict(enable=False, base_batch_size=32)

@@ -4,7 +4,7 @@ val_cfg = dict(type='mmengine.ValLoop')
 test_cfg = dict(type='mmengine.TestLoop')
 param_scheduler = [dict(type='mmengine.MultiStepLR', begin=0, end=50, by_epoch=True, milestones=[20, 40], gamma=0.1)]
 optim_wrapper = dict(
-    type='mmengine.OptimWrapper',
+    type='OptimWrapper',
     paramwise_cfg=dict(custom_keys={'backbone.exits': dict(lr_mult=5)}),
     optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4),
     clip_grad=dict(max_norm=20, norm_type=2))

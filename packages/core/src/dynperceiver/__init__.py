@@ -1,9 +1,8 @@
 """Dyn-Perceiver for OpenMMLab: a dual-branch early-exit network (Han et al., ICCV 2023, arXiv 2306.11248)."""
 
-from . import checkpoint, compat, hooks, losses, metrics
-from .feature_branches import build_feature_branch
-from .models import DynPerceiver, build_model
-from .structures import NetworkState
+from typing import Any
+
+from . import compat
 
 __all__ = [
     'DynPerceiver',
@@ -20,3 +19,19 @@ __all__ = [
 __version__ = '0.1.0'
 
 compat.apply()
+
+try:
+    from . import checkpoint, hooks, losses, metrics
+    from .feature_branches import build_feature_branch
+    from .models import DynPerceiver, build_model
+    from .structures import NetworkState
+except ModuleNotFoundError as error:
+    if (error.name or '').partition('.')[0] not in ('torch', 'numpy', 'mmengine'):
+        raise
+    _missing = error.name
+
+    # `python -m dynperceiver.doctor` imports this package first, and must be able to say what is missing.
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            raise ImportError(f'dynperceiver.{name} needs {_missing}, which is not installed; python -m dynperceiver.doctor says what to type')
+        raise AttributeError(f'module dynperceiver has no attribute {name}')

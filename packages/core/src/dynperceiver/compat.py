@@ -45,9 +45,8 @@ def _allow_history_buffers() -> None:
         return
     from torch import serialization
 
-    if hasattr(serialization, 'add_safe_globals') and hasattr(serialization, 'get_safe_globals'):
-        present = serialization.get_safe_globals()
-        serialization.add_safe_globals([item for item in safe_callables() if item not in present])
+    if hasattr(serialization, 'add_safe_globals'):
+        serialization.add_safe_globals(list(safe_callables()))
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import os.path as osp
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,24 +130,21 @@ class BadSampleMixin:
             BadSampleError: In testing, if the file is at fault.
         """
         info = self.get_data_info(index)
-        # The pipeline writes into info and may leave nothing of it that is safe to use after an error.
-        fault, cause = self.fault_before(info), None
-        if fault is None:
-            try:
-                data = self.pipeline(info)
-                fault = None if data is None else self.fault_after(info)
-                if fault is None:
-                    return data
-            except Exception as error:
-                fault, cause = self.fault_of_failure(info), error
-                if fault is None:
-                    raise
-        if self.test_mode:
-            raise BadSampleError(
-                f'{fault}. A test set must be complete, so nothing is skipped here: restore the file, or take its line out of '
-                f'{self.ann_file}.') from cause
-        self._mark(info['sample_idx'], fault)
-        return None
+        fault = self.fault_before(info)
+        if fault is not None:
+            return self._reject(info, fault)
+        try:
+            data = self.pipeline(info)
+        except Exception as error:
+            fault = self.fault_of_failure(info)
+            if fault is None:
+                raise
+            # The traceback's frames hold a video reader of decord. If it were still around when a DataLoader forks its workers, and a worker
+            # collected it as garbage, its destructor would wait for a decoding thread that only the parent has, for ever.
+            traceback.clear_frames(error.__traceback__)
+            return self._reject(info, fault, error)
+        fault = None if data is None else self.fault_after(info)
+        return data if fault is None else self._reject(info, fault)
 
     # What SkippedSampleHook calls.
 
@@ -170,7 +168,12 @@ class BadSampleMixin:
         self._marks = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
         self._logged = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
-    def _mark(self, index: int, fault: Fault) -> None:
+    def _reject(self, info: dict[str, Any], fault: Fault, cause: Exception | None = None) -> None:
+        if self.test_mode:
+            raise BadSampleError(
+                f'{fault}. A test set must be complete, so nothing is skipped here: restore the file, or take its line out of '
+                f'{self.ann_file}.') from cause
+        index = info['sample_idx']
         self._marks[index] = int(fault.reason)
         if not self._logged[index]:
             self._logged[index] = 1

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -196,7 +197,7 @@ def _fill(folder: Path, params: DemoParams, progress: bool) -> None:
     images = load_digit_images()
     digits = digit_split(len(images))
     counts = {'train': params.num_train, 'val': params.num_val}
-    bar = ProgressBar(sum(counts.values())) if progress else None
+    bar = ProgressBar(sum(counts.values()), file=sys.stderr) if progress else None
     shown = []
     for split_index, split in enumerate(_SPLITS):
         (folder / split).mkdir()
@@ -211,8 +212,8 @@ def _fill(folder: Path, params: DemoParams, progress: bool) -> None:
             lines.append(f'{name} {label}\n')
             if len(shown) < len(MOTIONS):
                 shown.append((MOTIONS[label], frames))
-            if bar and (index + 1) % _BAR_STEP == 0:
-                bar.update(_BAR_STEP)
+            if bar and (index % _BAR_STEP == _BAR_STEP - 1 or index == counts[split] - 1):
+                bar.update(index % _BAR_STEP + 1)
         (folder / f'{split}.txt').write_text(''.join(lines), encoding='utf-8')
     if bar:
         bar.file.write('\n')

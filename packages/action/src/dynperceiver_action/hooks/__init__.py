@@ -1,5 +1,6 @@
-"""Hooks for training on videos."""
+"""Hooks for training and testing on videos."""
 
+from .draw_predictions import DrawPredictionsHook, draw_clip
 from .skipped_samples import SkippedSampleHook
 
-__all__ = ['SkippedSampleHook']
+__all__ = ['DrawPredictionsHook', 'SkippedSampleHook', 'draw_clip']

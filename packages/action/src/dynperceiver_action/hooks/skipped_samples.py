@@ -50,7 +50,10 @@ class SkippedSampleHook(Hook):
             if len(lines) > self.max_shown:
                 lines[self.max_shown:] = [f'... and {len(lines) - self.max_shown} more']
             num_samples = sum(len(dataset) for dataset in datasets)
-            runner.logger.warning(f'{len(skipped)} of {num_samples} training samples were skipped; all in {path}:\n  ' + '\n  '.join(lines))
+            # With the epoch in front, because MMEngine's logger drops a warning that repeats an earlier one.
+            runner.logger.warning(
+                f'Epoch {runner.epoch + 1}: {len(skipped)} of {num_samples} training samples were skipped; all in {path}:\n  ' +
+                '\n  '.join(lines))
 
     def _record(self, runner: Runner, num_skipped: int) -> None:
         # The scalar of the hub shows in every line of the log from here on, so it is left out for as long as there is nothing to say.

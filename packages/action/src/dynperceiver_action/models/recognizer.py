@@ -70,7 +70,17 @@ class EarlyExitRecognizer(BaseRecognizer):
 
         Returns:
             Four logits of shape (N*V, K), and an empty dict.
+
+        Raises:
+            ValueError: If the frames of a video are no whole number of clips.
         """
+        frames, num_frames = inputs.shape[1], self.backbone.num_frames
+        if frames % num_frames:
+            raise ValueError(
+                f'the pipeline gives {frames} frames per video, but a clip of the model has num_frames={num_frames}, and a video must be a '
+                'whole number of clips; sample that many frames (SampleFrames: clip_len * num_clips), or build the model with num_frames='
+                f'{frames}'
+            )
         return self.backbone(inputs.flatten(0, 1)), {}
 
     def loss(self, inputs: Tensor, data_samples: Sequence[ActionDataSample], **kwargs: Any) -> dict[str, Tensor]:
@@ -87,8 +97,8 @@ class EarlyExitRecognizer(BaseRecognizer):
         labels = torch.stack([sample.gt_label for sample in data_samples])
         if logits[0].shape[0] != labels.shape[0]:
             raise ValueError(
-                f'{labels.shape[0]} videos gave {logits[0].shape[0]} clips of {self.backbone.num_frames} frames; training takes one clip per video: '
-                'set num_frames of the model to the frames that the training pipeline samples'
+                f'{labels.shape[0]} videos gave {logits[0].shape[0]} clips of {self.backbone.num_frames} frames; training takes one clip per '
+                'video: set num_frames of the model to the frames that the training pipeline samples'
             )
         target = labels.squeeze(1) if labels.shape[1] == 1 else labels
         hard = target if target.dim() == 1 else target.argmax(1)

@@ -13,9 +13,16 @@ from .files import read_state_dict
 
 __all__ = ['ImageCheckpoint', 'load_image_checkpoint']
 
-
-PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
 CLASSES_KEY = 'exits.0.classifier.bias'
+
+
+def _differs_in_classes(given: Mapping[str, Tensor], own: Mapping[str, Tensor], key: str) -> bool:
+    """Whether a tensor has another shape for no other reason than another number of classes."""
+    if not key.startswith('exits.') or CLASSES_KEY not in given or given[key].shape == own[key].shape:
+        return False
+    classes = given[CLASSES_KEY].shape[0], own[CLASSES_KEY].shape[0]
+    sizes = given[key].shape, own[key].shape
+    return len(sizes[0]) == len(sizes[1]) and all(pair in (classes, (pair[1], pair[1])) for pair in zip(*sizes, strict=True))
 
 
 def load_image_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], source: str = 'the checkpoint') -> list[str]:

@@ -1,4 +1,4 @@
-"""Stop a training whose loss is no longer a number."""
+"""Stop a training whose loss or weights are no longer numbers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,15 @@ def _file_names(data_batch: Any) -> list[str]:
 class NonFiniteLossHook(Hook):
     """Raise as soon as a loss term is NaN or infinite, naming the iteration, the terms and the batch's files.
 
-    It runs before the iteration's checkpoint is written; with ``interval=1`` every checkpoint on disk is therefore from before.
+    It runs before the iteration's checkpoint is written. A step can also leave broken weights behind a loss that was still finite, so the
+    weights are checked, too, whenever they are about to be saved: no checkpoint on disk is broken, and ``--resume`` goes on from a sound one.
 
     Args:
-        interval: Check every so many iterations; only 1 is sure to name the batch that did it. Reading a loss from a GPU makes it wait.
+        interval: Check the loss every so many iterations; only 1 is sure to name the batch that did it. Reading a loss from a GPU makes it
+            wait.
+
+    Raises:
+        ValueError: If ``interval`` is less than 1.
     """
 
     priority = 'VERY_HIGH'
@@ -42,6 +47,8 @@ class NonFiniteLossHook(Hook):
         if interval < 1:
             raise ValueError(f'interval={interval}: check every 1 or more iterations')
         self.interval = interval
+        self._step = 'before the first iteration'
+        self._files: list[str] = []
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None) -> None:
         """Check the losses of an iteration.
@@ -49,6 +56,7 @@ class NonFiniteLossHook(Hook):
         Raises:
             FloatingPointError: If one is not finite.
         """
+        self._step, self._files = f'at epoch {runner.epoch + 1}, iteration {runner.iter + 1}', _file_names(data_batch)
         if not self.every_n_train_iters(runner, self.interval):
             return
         bad = {}
@@ -60,8 +68,27 @@ class NonFiniteLossHook(Hook):
             terms = ', '.join(f'{name}={value}' for name, value in bad.items())
             rates = MessageHub.get_current_instance().log_scalars.get('train/lr')
             rate = f' (learning rate {rates.current():.3g})' if rates is not None else ''
+            raise FloatingPointError(f'loss is not finite {self._step}{rate}: {terms}. {self._advice()}')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Check the weights that are about to be saved.
+
+        Raises:
+            FloatingPointError: If one is not finite.
+        """
+        bad = [
+            name
+            for name, value in checkpoint.get('state_dict', {}).items()
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
+        ]
+        if bad:
+            more = f' and {len(bad) - 3} more tensors' if len(bad) > 3 else ''
             raise FloatingPointError(
-                f'loss is not finite at epoch {runner.epoch + 1}, iteration {runner.iter + 1}{rate}: {terms}. Files of the batch: '
-                f'{", ".join(_file_names(data_batch)) or "unknown"}. Look at these files, lower the learning rate or clip gradients '
-                '(optim_wrapper.clip_grad.max_norm), then go on from the last checkpoint with --resume'
+                f'weights are not finite {self._step}, and no checkpoint is written of them: {", ".join(bad[:3])}{more}. {self._advice()}'
             )
+
+    def _advice(self) -> str:
+        return (
+            f'Files of the batch: {", ".join(self._files) or "unknown"}. Look at these files, lower the learning rate or clip gradients '
+            '(optim_wrapper.clip_grad.max_norm), then go on from the last checkpoint with --resume'
+        )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -16,6 +16,8 @@ from torch.utils.data import Dataset
 from ..registry import HOOKS
 
 __all__ = ['ResumableRandomnessHook', 'SeedSample']
+
+FOR_STEPS, FOR_SAMPLES = 1, 2  # last of the numbers that make a seed, so that steps and samples draw from different streams
 
 
 def _seed_everything(*numbers: int) -> None:
@@ -39,7 +41,7 @@ class SeedSample:
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Seed Python, NumPy and PyTorch for this sample."""
-        _seed_everything(self.seed, int(self.epoch), int(results['sample_idx']))
+        _seed_everything(self.seed, int(self.epoch), int(results['sample_idx']), FOR_SAMPLES)
         return results
 
 
@@ -51,10 +53,14 @@ def _innermost(dataset: Dataset[Any]) -> list[Any]:
 
 @HOOKS.register_module()
 class ResumableRandomnessHook(Hook):
-    """Tie all randomness of an epoch to seed and epoch, so that ``--resume`` gives the same losses as a run that was not stopped.
+    """Tie all randomness to seed and progress, so that ``--resume`` gives the same losses as a run that was not stopped.
 
     MMEngine restores weights, optimizer and schedules, but no random state, and persistent loader workers carry theirs from epoch to
-    epoch. This hook seeds the main process at the start of every epoch (by rank), and every sample in the workers.
+    epoch. This hook seeds the main process before every iteration (by rank) for what the model draws, every sample in the workers, and
+    the order of the samples by the seed that the checkpoint was trained with.
+
+    Seeding before every epoch would not do: a resumed run starts its loader's workers in another epoch than the run that was not
+    stopped, and starting them draws a random number.
     """
 
     priority = 'VERY_HIGH'
@@ -63,8 +69,9 @@ class ResumableRandomnessHook(Hook):
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def before_train(self, runner: Runner) -> None:
-        """Put :class:`SeedSample` first in the pipeline of the training data, before any worker copies it."""
-        for dataset in _innermost(runner.train_dataloader.dataset):
+        """Put :class:`SeedSample` first in the pipeline of the training data, before any worker copies it, and seed the sampler."""
+        loader = runner.train_dataloader
+        for dataset in _innermost(loader.dataset):
             steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', None)
             if steps is None:
                 print_log(
@@ -73,8 +80,16 @@ class ResumableRandomnessHook(Hook):
                 )
             elif not any(isinstance(step, SeedSample) for step in steps):
                 steps.insert(0, SeedSample(runner.seed, self.epoch))
+        # MMEngine builds the sampler before it reads the checkpoint's seed, and all ranks must shuffle alike even with --diff-rank-seed.
+        shared_seed = all_gather_object(runner.seed)[0]
+        for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
+            if isinstance(getattr(sampler, 'seed', None), int):
+                sampler.seed = shared_seed
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Start the epoch's randomness."""
+        """Tell the workers the epoch."""
         self.epoch.fill_(runner.epoch)
-        _seed_everything(runner.seed, runner.epoch, get_rank())
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Start the iteration's randomness."""
+        _seed_everything(runner.seed, runner.iter, get_rank(), FOR_STEPS)

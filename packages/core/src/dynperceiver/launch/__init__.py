@@ -1,6 +1,15 @@
 """Command lines and start-up shared by the scripts in ``tools/``."""
 
-from .options import parse_test_args, parse_train_args, test_config, train_config
+from .options import UsageError, parse_test_args, parse_train_args, test_config, train_config
 from .runner import build_runner, prepare_cpu_processes, run_tool
 
-__all__ = ['build_runner', 'parse_test_args', 'parse_train_args', 'prepare_cpu_processes', 'run_tool', 'test_config', 'train_config']
+__all__ = [
+    'UsageError',
+    'build_runner',
+    'parse_test_args',
+    'parse_train_args',
+    'prepare_cpu_processes',
+    'run_tool',
+    'test_config',
+    'train_config',
+]

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-__all__ = ['parse_test_args', 'parse_train_args', 'test_config', 'train_config']
+__all__ = ['UsageError', 'parse_test_args', 'parse_train_args', 'test_config', 'train_config']
+
+
+class UsageError(ValueError):
+    """A command line that cannot be followed; the message says value, rule and remedy."""
+
 
 CFG_OPTIONS_HELP = (
     'settings to override, as key=value: --cfg-options optim_wrapper.optimizer.lr=0.02 model.backbone.num_latents=64. Lists: key="[a,b]" or '
@@ -37,7 +42,9 @@ def parse_train_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='go on with a stopped training: from the newest checkpoint in the work dir, or from the one given',
     )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision (GPU)')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size, as auto_scale_lr of the config says')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size, as auto_scale_lr of the config says'
+    )
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument('--seed', type=int, help='random seed (default: that of the config)')
     parser.add_argument('--diff-rank-seed', action='store_true', help='another seed on every rank')
@@ -64,12 +71,6 @@ def _read_config(args: argparse.Namespace) -> Config:
         raise FileNotFoundError(f'config {args.config} is missing; the configs that come with the project are below configs/')
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
-    return cfg
-
-
-def _finish(cfg: Config, args: argparse.Namespace) -> Config:
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -82,22 +83,9 @@ def train_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If the config or the checkpoint to resume from is missing.
-        ValueError: If a flag needs something that the config lacks.
+        UsageError: If a flag needs something that the config lacks.
     """
     cfg = _read_config(args)
-    if args.no_validate:
-        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-        cfg.default_hooks.get('checkpoint', {}).pop('save_best', None)
-    if args.amp:
-        kind = cfg.optim_wrapper.get('type', 'OptimWrapper').rpartition('.')[2]
-        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise ValueError(f'--amp cannot be joined with optim_wrapper of type {kind}; use OptimWrapper in the config')
-        cfg.optim_wrapper.type = 'mmengine.AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if args.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise ValueError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch size that its rate was chosen for')
-        cfg.auto_scale_lr.enable = True
     if args.seed is not None or args.diff_rank_seed or args.deterministic:
         randomness = dict(cfg.get('randomness') or {})
         if args.seed is not None:
@@ -111,18 +99,39 @@ def train_config(args: argparse.Namespace) -> Config:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.load_from and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
-            raise FileNotFoundError(f'checkpoint {cfg.load_from} to resume from is missing; --resume without a file takes the newest in the work dir')
-    return _finish(cfg, args)
+            raise FileNotFoundError(
+                f'checkpoint {cfg.load_from} to resume from is missing; --resume without a file takes the newest in the work dir'
+            )
+    cfg.merge_from_dict(args.cfg_options or {})
+    # What follows switches parts of the config on or off as a whole, whatever --cfg-options made of them.
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).pop('save_best', None)
+    if args.amp:
+        kind = cfg.optim_wrapper.get('type', 'OptimWrapper').rpartition('.')[2]
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise UsageError(f'--amp cannot be joined with optim_wrapper of type {kind}; use OptimWrapper in the config')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise UsageError(
+                '--auto-scale-lr needs the batch size that the learning rate was chosen for; write '
+                'auto_scale_lr=dict(base_batch_size=...) in the config'
+            )
+        cfg.auto_scale_lr.enable = True
+    return cfg
 
 
 def _draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
-    hooks = cfg.default_hooks
+    hooks = cfg.setdefault('default_hooks', {})
     if 'visualization' not in hooks:
-        scope = cfg.get('default_scope')
-        kinds = {'mmdet': 'mmdet.DetVisualizationHook', 'mmaction': 'mmaction.VisualizationHook'}
-        if scope not in kinds:
-            raise ValueError(f'--show and --show-dir need a visualization hook in default_hooks; the config of scope {scope} has none')
-        hooks.visualization = dict(type=kinds[scope])
+        if cfg.get('default_scope') != 'mmdet':
+            raise UsageError(
+                '--show and --show-dir need a hook that draws, and the config has none; add default_hooks.visualization, for action '
+                "recognition dict(type='dynperceiver_action.DrawPredictionsHook')"
+            )
+        hooks.visualization = dict(type='mmdet.DetVisualizationHook')
     hook = hooks.visualization
     if hook.type.endswith('DetVisualizationHook'):
         hook.draw, hook.test_out_dir = True, args.show_dir
@@ -136,25 +145,29 @@ def test_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If the config or the checkpoint is missing.
-        ValueError: If a flag needs something that the config lacks.
+        UsageError: If a flag needs something that the config lacks, or a value is out of its rule.
     """
+    if args.interval < 1:
+        raise UsageError(f'--interval {args.interval}: draw every 1 or more samples')
+    if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
+        raise UsageError(f'--out {args.out}: predictions are kept in a pickle file, its name must end in .pkl or .pickle')
     cfg = _read_config(args)
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint} is missing; train one with tools/train.py {args.config}')
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         _draw_predictions(cfg, args)
+    cfg.merge_from_dict(args.cfg_options or {})
+    # What follows wraps parts of the config, with what --cfg-options made of them inside.
     if args.tta:
         if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-            raise ValueError('--tta needs tta_model and tta_pipeline in the config; add both, or test without --tta')
+            raise UsageError('--tta needs tta_model and tta_pipeline in the config; add both, or test without --tta')
         cfg.model = dict(cfg.tta_model, module=cfg.model)
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     if args.out is not None:
-        if not args.out.endswith(('.pkl', '.pickle')):
-            raise ValueError(f'--out {args.out}: predictions are kept in a pickle file, its name must end in .pkl or .pickle')
         metric = dict(
             type='mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'mmengine.DumpResults', out_file_path=args.out
         )
         evaluator = cfg.test_evaluator
         cfg.test_evaluator = [*evaluator, metric] if isinstance(evaluator, list | tuple) else [evaluator, metric]
-    return _finish(cfg, args)
+    return cfg

@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .options import UsageError
+
 __all__ = ['build_runner', 'prepare_cpu_processes', 'run_tool']
 
 
@@ -40,13 +42,16 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool's main function; a missing file (or one that must not be overwritten) ends it with the message alone, since no traceback would say more.
+def run_tool(main: Callable[[], None], *expected: type[Exception]) -> None:
+    """Run a tool's main function; what its user can put right ends it with the message alone, since no traceback would say more.
+
+    That is a missing file, one that must not be overwritten, and a command line that cannot be followed.
 
     Args:
         main: The tool.
+        expected: Further exceptions of this kind.
     """
     try:
         main()
-    except (FileNotFoundError, FileExistsError) as error:
+    except (FileNotFoundError, FileExistsError, UsageError, *expected) as error:
         sys.exit(f'error: {error}')

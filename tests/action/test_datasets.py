@@ -1,0 +1,419 @@
+"""Missing data is named; broken files are skipped in training and refused in testing; the pipeline's own errors stay what they are."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import struct
+import traceback
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
+from torch.utils.data import DataLoader
+
+import dynperceiver_action  # noqa: F401  registers
+from dynperceiver_action.datasets import Arid6Dataset, BadSampleError, RawframeDataset, Reason, VideoDataset
+from dynperceiver_action.datasets.containers import find_cut
+
+REPOSITORY = Path(__file__).parents[2]
+BASES = sorted((REPOSITORY / 'configs/_base_/datasets').glob('*_videos*.py')) + sorted((REPOSITORY / 'configs/_base_/datasets').glob('*_raw*.py'))
+
+VIDEO_PIPELINE = [
+    dict(type='mmaction.DecordInit'),
+    dict(type='mmaction.SampleFrames', clip_len=1, num_clips=8, test_mode=True),
+    dict(type='mmaction.DecordDecode'),
+    dict(type='mmaction.FormatShape', input_format='NCHW'),
+    dict(type='mmaction.PackActionInputs', meta_keys=('img_shape', 'filename')),
+]
+FRAME_PIPELINE = [
+    dict(type='mmaction.SampleFrames', clip_len=1, num_clips=8, test_mode=True),
+    dict(type='mmaction.RawFrameDecode'),
+    dict(type='mmaction.FormatShape', input_format='NCHW'),
+    dict(type='mmaction.PackActionInputs', meta_keys=('img_shape', 'frame_dir')),
+]
+BROKEN = {
+    'missing.mp4': Reason.MISSING,
+    'empty.mp4': Reason.EMPTY,
+    'garbage.mp4': Reason.UNDECODABLE,
+    'page.mp4': Reason.UNDECODABLE,
+    'no_frames.mp4': Reason.NO_FRAMES,
+    'hole.mp4': Reason.UNDECODABLE,
+    'cut.mp4': Reason.TRUNCATED,
+    'cut_late.mp4': Reason.TRUNCATED,
+    'cut_web_early.mp4': Reason.TRUNCATED,
+    'cut_web.mp4': Reason.TRUNCATED,
+    'cut_web_late.mp4': Reason.TRUNCATED,
+    'cut.avi': Reason.TRUNCATED,
+    'cut_late.avi': Reason.TRUNCATED,
+}
+
+VideoFolder = Callable[..., Path]
+FrameFolder = Callable[..., Path]
+
+
+def _videos(root: Path, **kwargs: Any) -> VideoDataset:
+    kwargs = dict(pipeline=VIDEO_PIPELINE, ann_file='list.txt', data_prefix=dict(video=''), serialize_data=False) | kwargs
+    return VideoDataset(data_root=str(root), **kwargs)
+
+
+def _frames(root: Path, *lines: str, **kwargs: Any) -> RawframeDataset:
+    (root / 'list.txt').write_text('\n'.join(lines) + '\n')
+    kwargs = dict(pipeline=FRAME_PIPELINE, filename_tmpl='{:05}.jpg', data_prefix=dict(img=''), serialize_data=False) | kwargs
+    return RawframeDataset(ann_file='list.txt', data_root=str(root), **kwargs)
+
+
+def _label(sample: dict[str, Any]) -> int:
+    return int(sample['data_samples'].gt_label)
+
+
+@pytest.mark.parametrize('name', ['whole.mp4', 'whole_web.mp4', 'whole.avi', 'one_frame.mp4'])
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_whole_videos_load(video_folder: VideoFolder, name: str, test_mode: bool) -> None:
+    dataset = _videos(video_folder(name), test_mode=test_mode)
+    sample = dataset[0]
+    assert sample['inputs'].shape == (8, 3, 64, 64)
+    assert sample['data_samples'].filename == f'{dataset.data_prefix["video"]}{name}'
+    assert dataset.skipped_samples() == []
+
+
+@pytest.mark.parametrize(('name', 'reason'), BROKEN.items())
+def test_testing_refuses_broken_videos(video_folder: VideoFolder, name: str, reason: Reason) -> None:
+    dataset = _videos(video_folder(name, 'whole.mp4'), test_mode=True)
+    with pytest.raises(BadSampleError) as caught:
+        dataset[0]
+    message = str(caught.value)
+    assert name in message and reason.text in message and 'restore the file, or take its line out of' in message
+    assert _label(dataset[1]) == 1
+    assert dataset.skipped_samples() == []
+
+
+def test_training_skips_broken_videos_and_says_so_once(video_folder: VideoFolder, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = _videos(video_folder(*BROKEN, 'whole.mp4', 'whole_web.mp4'))
+    logger = MMLogger.get_instance('test_datasets')
+    logger.addHandler(caplog.handler)
+    try:
+        for _ in range(2):
+            for index in range(len(dataset)):
+                assert _label(dataset[index]) >= len(BROKEN)
+    finally:
+        logger.removeHandler(caplog.handler)
+    root = dataset.data_prefix['video']
+    assert dict(dataset.skipped_samples()) == {f'{root}{name}': reason for name, reason in BROKEN.items()}
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    for name, reason in BROKEN.items():
+        assert len([line for line in lines if f'{root}{name}: {reason.text}' in line]) == 1
+    dataset.clear_skipped()
+    assert dataset.skipped_samples() == []
+
+
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_errors_of_the_pipeline_are_not_blamed_on_the_file(video_folder: VideoFolder, test_mode: bool) -> None:
+
+    def faulty(results: dict[str, Any]) -> dict[str, Any]:
+        raise KeyError('a bug of the pipeline')
+
+    dataset = _videos(video_folder('whole.mp4', 'whole_web.mp4'), test_mode=test_mode, pipeline=[*VIDEO_PIPELINE[:3], faulty])
+    with pytest.raises(KeyError, match='a bug of the pipeline'):
+        dataset[0]
+    assert dataset.skipped_samples() == []
+
+
+def test_failed_decoding_leaves_no_reader_for_forked_workers(video_folder: VideoFolder) -> None:
+    readers = []
+
+    def note_reader(results: dict[str, Any]) -> dict[str, Any]:
+        readers.append(weakref.ref(results['video_reader']))
+        return results
+
+    pipeline = [VIDEO_PIPELINE[0], note_reader, *VIDEO_PIPELINE[1:]]
+    root = video_folder('hole.mp4', 'whole.mp4')
+    gc.disable()  # what is only freed by the collector may be freed too late
+    try:
+        assert _label(_videos(root, pipeline=pipeline)[0]) == 1
+        with pytest.raises(BadSampleError) as caught:
+            _videos(root, pipeline=pipeline, test_mode=True)[0]
+        assert len(readers) == 3 and not any(reader() for reader in readers)
+        assert 'hole.mp4' in str(caught.value)  # and so the error is still alive, with its traceback
+    finally:
+        gc.enable()
+
+
+def test_frames_beyond_the_end_are_an_error_of_the_pipeline(video_folder: VideoFolder) -> None:
+
+    def ask_too_much(results: dict[str, Any]) -> dict[str, Any]:
+        results['frame_inds'] = np.array([0, 1000])
+        return results
+
+    dataset = _videos(video_folder('whole.mp4'), pipeline=[VIDEO_PIPELINE[0], ask_too_much, *VIDEO_PIPELINE[2:]])
+    with pytest.raises(IndexError, match='1000') as caught:
+        dataset[0]
+    traceback.clear_frames(caught.tb)  # the reader in it could hang workers that a later test forks
+
+
+def test_training_gives_up_when_nothing_is_usable(video_folder: VideoFolder) -> None:
+    dataset = _videos(video_folder('missing_1.mp4', 'missing_2.mp4'))
+    with pytest.raises(BadSampleError, match=r'list\.txt: no usable sample found in 101 draws; 2 of 2 samples .*missing_1\.mp4 \(missing\)'):
+        dataset[0]
+
+
+@pytest.mark.parametrize(('num_workers', 'start_method'), [
+    (0, None),
+    (2, 'fork'),
+    pytest.param(1, 'spawn', marks=pytest.mark.slow),  # each worker imports everything anew
+])
+def test_marks_of_workers_reach_the_main_process(video_folder: VideoFolder, num_workers: int, start_method: str | None) -> None:
+    names = ['empty.mp4', 'ok_1.mp4', 'cut.avi', 'ok_2.mp4', 'cut_web_early.mp4', 'ok_3.mp4']
+    dataset = _videos(video_folder(*names))
+    expected = [(f'{dataset.data_prefix["video"]}{name}', BROKEN[name]) for name in names if name in BROKEN]
+    loader = DataLoader(
+        dataset, batch_size=1, num_workers=num_workers, multiprocessing_context=start_method, persistent_workers=num_workers > 0, collate_fn=list)
+    seen = []
+    for _ in range(2):
+        dataset.clear_skipped()
+        seen.append([_label(batch[0]) for batch in loader])
+        assert dataset.skipped_samples() == expected
+    # The same samples stand in whatever the workers did before.
+    assert seen[0] == seen[1] == [_label(dataset[index]) for index in range(len(dataset))]
+
+
+@pytest.mark.parametrize('serialize_data', [False, True])
+def test_subsets_have_marks_of_their_own(video_folder: VideoFolder, serialize_data: bool) -> None:
+    dataset = _videos(video_folder('whole.mp4', 'empty.mp4', 'whole_web.mp4'), serialize_data=serialize_data)
+    subset = dataset.get_subset([2, 1])
+    subset[1]
+    assert [reason for _, reason in subset.skipped_samples()] == [Reason.EMPTY]
+    assert dataset.skipped_samples() == []
+    dataset.get_subset_([1, 0])
+    dataset[0]
+    assert dataset.skipped_samples()[0][0].endswith('empty.mp4')
+
+
+def test_lazy_initialisation_makes_marks_too(video_folder: VideoFolder) -> None:
+    dataset = _videos(video_folder('empty.mp4', 'whole.mp4'), lazy_init=True)
+    assert dataset.skipped_samples() == []
+    assert _label(dataset[0]) == 1
+    assert len(dataset.skipped_samples()) == 1
+
+
+def test_video_without_extension_means_mp4(video_folder: VideoFolder) -> None:
+    root = video_folder('whole.mp4')
+    (root / 'list.txt').write_text('whole 0\n')
+    assert _label(_videos(root, test_mode=True)[0]) == 0
+
+
+def test_urls_are_left_to_the_pipeline(video_folder: VideoFolder) -> None:
+    root = video_folder('whole.mp4')
+    (root / 'list.txt').write_text('s3://bucket/clip.mp4 0\n')
+
+    def remote(results: dict[str, Any]) -> dict[str, Any]:
+        raise ConnectionError(results['filename'])
+
+    with pytest.raises(ConnectionError, match='s3://bucket/clip'):
+        VideoDataset(ann_file=str(root / 'list.txt'), pipeline=[remote], data_prefix=dict(video=''))[0]
+
+
+# Missing data.
+
+
+@pytest.mark.parametrize('scope', ['mmaction', 'mmdet', 'mmengine'])
+def test_missing_data_is_named_in_the_first_line(tmp_path: Path, scope: str) -> None:
+    config = dict(
+        type='dynperceiver_action.VideoDataset', ann_file='train.txt', data_root=str(tmp_path / 'set'), data_prefix=dict(video='videos'),
+        source='Some Data Set, https://example.org', pipeline=VIDEO_PIPELINE)
+    with DefaultScope.overwrite_default_scope(scope), pytest.raises(FileNotFoundError) as caught:
+        DATASETS.build(config)
+    first = str(caught.value).splitlines()[0]
+    for part in (f'folder {tmp_path}/set/videos', f'file {tmp_path}/set/train.txt', 'are missing', 'Some Data Set, https://example.org', 'make demo'):
+        assert part in first
+
+
+def test_only_what_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / 'list.txt').write_text('clip 3 0\n')
+    with pytest.raises(FileNotFoundError) as caught:
+        RawframeDataset(ann_file='list.txt', data_root=str(tmp_path), data_prefix=dict(img='frames'), pipeline=[])
+    first = str(caught.value).splitlines()[0]
+    assert f'folder {tmp_path}/frames is missing' in first and 'list.txt' not in first and 'does not name' in first
+
+
+# Raw frames.
+
+
+def test_whole_frames_load(tmp_path: Path, frame_folder: FrameFolder) -> None:
+    frame_folder('clip')
+    sample = _frames(tmp_path, 'clip 16 3', test_mode=True)[0]
+    assert sample['inputs'].shape == (8, 3, 64, 64) and _label(sample) == 3
+    assert sample['data_samples'].frame_dir == f'{tmp_path}/clip'
+
+
+def _break_frames(folder: Path, how: str) -> None:
+    frame = folder / '00016.jpg'  # with 8 of 16 frames the middle of the last segment is its second frame
+    content = frame.read_bytes()
+    if how == 'no folder':
+        folder.rename(folder.with_name('away'))
+    elif how == 'empty folder':
+        for file in folder.iterdir():
+            file.unlink()
+    elif how == 'no frame':
+        frame.unlink()
+    else:
+        frame.write_bytes({'empty frame': b'', 'cut frame': content[:len(content) // 2], 'no picture': b'text' * 100}[how])
+
+
+FRAME_FAULTS = {
+    'no folder': ('broken: missing', Reason.MISSING),
+    'empty folder': ('broken: without frames', Reason.NO_FRAMES),
+    'no frame': ('00016.jpg: missing', Reason.MISSING),
+    'empty frame': ('00016.jpg: empty', Reason.EMPTY),
+    'cut frame': ('00016.jpg: truncated', Reason.TRUNCATED),
+    'no picture': ('00016.jpg: undecodable', Reason.UNDECODABLE),
+}
+
+
+@pytest.mark.parametrize(('how', 'message', 'reason'), [(how, *rest) for how, rest in FRAME_FAULTS.items()])
+def test_broken_frames(tmp_path: Path, frame_folder: FrameFolder, how: str, message: str, reason: Reason) -> None:
+    _break_frames(frame_folder('broken'), how)
+    frame_folder('whole')
+    lines = ('broken 16 0', 'whole 16 1')
+    with pytest.raises(BadSampleError, match=message):
+        _frames(tmp_path, *lines, test_mode=True)[0]
+    dataset = _frames(tmp_path, *lines)
+    assert _label(dataset[0]) == 1
+    assert dataset.skipped_samples() == [(f'{tmp_path}/broken', reason)]
+
+
+def test_annotation_without_frames(tmp_path: Path, frame_folder: FrameFolder) -> None:
+    frame_folder('clip')
+    with pytest.raises(BadSampleError, match=r'clip: without frames \(the annotation says total_frames=0\)'):
+        _frames(tmp_path, 'clip 0 0', test_mode=True)[0]
+
+
+def test_cut_frame_is_found_where_the_decoder_fills_it_up(tmp_path: Path, frame_folder: FrameFolder) -> None:
+    folder = frame_folder('clip')
+
+    def decode_anything(results: dict[str, Any]) -> dict[str, Any]:
+        return dict(inputs=torch.zeros(1))
+
+    pipeline = [FRAME_PIPELINE[0], decode_anything]
+    assert 'inputs' in _frames(tmp_path, 'clip 16 0', pipeline=pipeline, test_mode=True)[0]
+    _break_frames(folder, 'cut frame')
+    with pytest.raises(BadSampleError, match=r'00016\.jpg: truncated'):
+        _frames(tmp_path, 'clip 16 0', pipeline=pipeline, test_mode=True)[0]
+
+
+# Containers.
+
+
+def _box(kind: bytes, content: bytes, size: int | None = None) -> bytes:
+    return struct.pack('>I4s', len(content) + 8 if size is None else size, kind) + content
+
+
+def _webm(size: bytes, num_bytes: int) -> bytes:
+    return b'\x1a\x45\xdf\xa3\x82\x00\x00' + b'\x18\x53\x80\x67' + size + bytes(num_bytes)
+
+
+@pytest.mark.parametrize(('content', 'cut'), [
+    (_box(b'ftyp', b'isom') + _box(b'mdat', bytes(50)) + _box(b'moov', bytes(20)), None),
+    (_box(b'ftyp', b'isom') + _box(b'moov', bytes(20)) + _box(b'mdat', bytes(50), size=0), None),
+    (_box(b'ftyp', b'isom') + _box(b'moov', bytes(20)) + _box(b'mdat', struct.pack('>Q', 66) + bytes(50), size=1), None),
+    (_box(b'ftyp', b'isom') + _box(b'moov', bytes(20)) + _box(b'mdat', struct.pack('>Q', 67) + bytes(50), size=1), 'mdat box'),
+    (_box(b'ftyp', b'isom') + _box(b'moov', bytes(20)) + _box(b'mdat', bytes(50)) + bytes(30), None),
+    (_box(b'ftyp', b'isom') + _box(b'moov', bytes(20)) + _box(b'mdat', bytes(50), size=59), 'mdat box'),
+    (_box(b'ftyp', b'isom') + _box(b'mdat', bytes(50)), '(moov box) is missing'),
+    (b'RIFF' + struct.pack('<I', 24) + b'AVI ' + bytes(20), None),
+    (b'RIFF' + struct.pack('<I', 25) + b'AVI ' + bytes(20), 'RIFF chunk'),
+    (b'RIFF' + struct.pack('<I', 0) + b'AVI ' + bytes(20), None),
+    (_webm(b'\x9e', 30), None),
+    (_webm(b'\x9e', 29), 'Segment'),
+    (_webm(b'\x40\x1e', 30), None),
+    (_webm(b'\x40\x1e', 29), 'Segment'),
+    (_webm(b'\x01\xff\xff\xff\xff\xff\xff\xff', 30), None),
+    (b'something else altogether', None),
+    (b'', None),
+])
+def test_find_cut(tmp_path: Path, content: bytes, cut: str | None) -> None:
+    file = tmp_path / 'video'
+    file.write_bytes(content)
+    found = find_cut(file)
+    if cut is None:
+        assert found is None
+    else:
+        assert found is not None and cut in found
+
+
+# ARID-6.
+
+TABLE = 'split,label,class,file,frames\ntrain,0,Jump,a/whole.mp4,16\nvalidate,5,Walk,whole.mp4,16\ntrain,1,Run,whole.mp4,16\n'
+
+
+def test_arid6_reads_its_table(video_folder: VideoFolder) -> None:
+    root = video_folder('whole.mp4')
+    (root / 'labels.csv').write_text(TABLE)
+    arguments = dict(ann_file='labels.csv', data_root=str(root), data_prefix=dict(video=''), pipeline=VIDEO_PIPELINE)
+    train = Arid6Dataset(split='train', **arguments)
+    assert [train.get_data_info(i)['label'] for i in range(len(train))] == [0, 1]
+    assert _label(train[0]) == 1  # a/whole.mp4 is not there
+    assert _label(Arid6Dataset(split='validate', test_mode=True, **arguments)[0]) == 5
+    assert train.metainfo['classes'][5] == 'Walk'
+    with pytest.raises(ValueError, match=r"split='val' has no row in .*it must be one of its splits: train, validate"):
+        Arid6Dataset(split='val', **arguments)
+    (root / 'labels.csv').write_text('file,label\nwhole.mp4,0\n')
+    with pytest.raises(ValueError, match=r"has columns \['file', 'label'\], but split, label, class, file are needed"):
+        Arid6Dataset(split='train', **arguments)
+
+
+# The base configs.
+
+
+def _types(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        return ([node['type']] if 'type' in node else []) + [name for value in node.values() for name in _types(value)]
+    return [name for value in node for name in _types(value)] if isinstance(node, list | tuple) else []
+
+
+@pytest.mark.parametrize('path', BASES, ids=lambda path: path.stem)
+def test_base_config(path: Path) -> None:
+    config = Config.fromfile(path)
+    assert all('.' in name for name in _types(config.to_dict()))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        for pipeline in (config.train_pipeline, config.test_pipeline):
+            for transform in pipeline:
+                TRANSFORMS.build(copy.deepcopy(transform))
+        for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+            assert loader.dataset.source
+            dataset = DATASETS.build(dict(loader.dataset, lazy_init=True))
+            key = 'frame_dir' if isinstance(dataset, RawframeDataset) else 'filename'
+            assert key in loader.dataset.pipeline[-1].meta_keys
+    assert config.train_dataloader.dataset.get('test_mode', False) is False
+    assert config.val_dataloader.dataset.test_mode and config.test_dataloader.dataset.test_mode
+
+
+def _bare(pipeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    bare = [{key: value for key, value in step.items() if key not in ('meta_keys', 'io_backend')} for step in pipeline]
+    return [dict(step, type=step['type'].split('.')[-1]) for step in bare]
+
+
+@pytest.mark.parametrize(('ours', 'theirs'), [
+    ('sthv1_rawframes_8x224', 'recognition/trn/trn_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv1-rgb.py'),
+    ('sthv2_videos_8x224', 'recognition/tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb.py'),
+    ('kinetics400_videos_8x224', 'recognition/tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb.py'),
+])
+def test_pipelines_are_those_of_mmaction2(ours: str, theirs: str) -> None:
+    import mmaction
+    reference = Config.fromfile(Path(mmaction.__file__).parent / '.mim/configs' / theirs)
+    config = Config.fromfile(REPOSITORY / f'configs/_base_/datasets/{ours}.py')
+    assert _bare(config.train_pipeline) == _bare(reference.train_pipeline)
+    assert _bare(config.test_pipeline) == _bare(reference.val_pipeline)
+    for loader in ('train_dataloader', 'val_dataloader'):
+        mine, other = config[loader].dataset, reference[loader].dataset
+        assert f'{mine.data_root}/{mine.ann_file}' == other.ann_file
+        assert all(f'{mine.data_root}/{folder}' == other.data_prefix[key] for key, folder in mine.data_prefix.items())
+        assert mine.get('filename_tmpl') == other.get('filename_tmpl')

@@ -1,0 +1,21 @@
+"""What all tests share: importable helpers and reproducible random numbers."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / 'helpers'))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Start every test from the same random state, whichever tests ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    if 'torch' in sys.modules:  # tests of tools that run before anything is installed do without
+        sys.modules['torch'].manual_seed(0)

@@ -1,0 +1,124 @@
+"""Structure of the three CNN families, against their published tables and an independent forward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from core_models import NARROW_WIDTHS, shared_narrow_model, standard_normal
+from core_reference import UsedWeights
+from published_cnns import PUBLISHED_PARAMETERS, STRIDES, cnn_forward, divisible, family, mobilenet_rows, published_channels
+from torch import nn
+
+from dynperceiver import build_feature_branch
+from dynperceiver.feature_branches import FEATURE_BRANCHES, FeatureBranch
+
+IMAGES = (2, 3, 96, 64)
+
+
+def _shadow(name: str, width: float = 1.0, **options: object) -> FeatureBranch:
+    with torch.device('meta'):
+        return build_feature_branch(name, width=width, **options)
+
+
+def test_every_published_cnn_is_there() -> None:
+    assert set(FEATURE_BRANCHES) == set(PUBLISHED_PARAMETERS)
+
+
+@pytest.mark.parametrize('name', FEATURE_BRANCHES)
+def test_forward_matches_the_published_definition(name: str) -> None:
+    branch = shared_narrow_model(name).feature_branch
+    weights = UsedWeights(branch.state_dict())
+    images = standard_normal(IMAGES)
+    with torch.no_grad():
+        expected = cnn_forward(weights, name, images, NARROW_WIDTHS.get(name, 1.0))
+        torch.testing.assert_close(branch.stem(images), expected[0], rtol=1e-9, atol=1e-9)
+        for level, map_ in zip(branch(images), expected[1:], strict=True):
+            torch.testing.assert_close(level, map_, rtol=1e-9, atol=1e-9)
+    unused = {key for key in weights if not key.endswith('num_batches_tracked')} - weights.used
+    assert not unused
+
+
+@pytest.mark.parametrize('name', FEATURE_BRANCHES)
+def test_full_width_has_the_published_number_of_parameters(name: str) -> None:
+    branch = _shadow(name)
+    assert sum(parameter.numel() for parameter in branch.parameters()) == PUBLISHED_PARAMETERS[name]
+
+
+@pytest.mark.parametrize('name', FEATURE_BRANCHES)
+def test_published_channels_and_strides_are_what_comes_out(name: str) -> None:
+    width = NARROW_WIDTHS.get(name, 1.0)
+    branch = shared_narrow_model(name).feature_branch
+    assert branch.channels == published_channels(name, width)
+    assert branch.strides == STRIDES[family(name)]
+    with torch.no_grad():
+        images = standard_normal(IMAGES)
+        maps = [branch.stem(images), *branch(images)]
+    for x, channels, stride in zip(maps, branch.channels, branch.strides, strict=True):
+        assert x.shape == (2, channels, 96 // stride, 64 // stride)
+        assert torch.isfinite(x).all()
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet34', 'resnet50'])
+@pytest.mark.parametrize('width', [0.375, 0.5, 0.625, 0.75, 1.0])
+def test_resnet_width_multiplies_every_channel(name: str, width: float) -> None:
+    branch = _shadow(name, width)
+    assert branch.channels == published_channels(name, width)
+    full = {key: module.out_channels for key, module in _shadow(name).named_modules() if isinstance(module, nn.Conv2d)}
+    for key, module in branch.named_modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.out_channels == width * full[key], key
+
+
+def test_resnet_x0375_channels() -> None:
+    assert _shadow('resnet50', 0.375).channels == (24, 96, 192, 384, 768)
+    assert _shadow('resnet18', 0.375).channels == (24, 24, 48, 96, 192)
+
+
+@pytest.mark.parametrize(
+    ('width', 'channels', 'head'),
+    [
+        (0.5, (16, 24, 40, 80, 480), 640),
+        (0.75, (24, 32, 64, 120, 720), 960),
+        (1.0, (24, 40, 80, 160, 960), 1280),
+        (1.25, (32, 48, 104, 200, 1200), 1600),
+        (1.5, (40, 64, 120, 240, 1440), 1920),
+        (2.0, (48, 80, 160, 320, 1920), 2560),
+    ],
+)
+def test_mobilenet_width_goes_through_multiples_of_8(width: float, channels: tuple[int, ...], head: int) -> None:
+    branch = _shadow('mobilenet_v3_large', width)
+    assert branch.channels == channels == published_channels('mobilenet_v3_large', width)
+    assert branch.head_channels == head
+    depthwise = [module for module in branch.modules() if isinstance(module, nn.Conv2d) and module.groups > 1]
+    rows = [row for rows in mobilenet_rows() for row in rows]
+    assert [(conv.kernel_size[0], conv.out_channels, conv.groups, conv.stride[0]) for conv in depthwise] == [
+        (kernel, divisible(expanded * width), divisible(expanded * width), stride) for kernel, expanded, _, _, _, stride in rows
+    ]
+
+
+def test_squeeze_widths_and_gates() -> None:
+    mobile = [module for module in _shadow('mobilenet_v3_large', 0.5).modules() if type(module).__name__ == 'SqueezeExcitation']
+    expanded = [divisible(row[1] * 0.5) for rows in mobilenet_rows() for row in rows if row[3]]
+    assert [(module.fc1.in_channels, module.fc1.out_channels) for module in mobile] == [(c, divisible(c / 4)) for c in expanded]
+    assert {(type(module.activation), type(module.gate)) for module in mobile} == {(nn.ReLU, nn.Hardsigmoid)}
+    regnet = [module for module in _shadow('regnet_y_800mf').modules() if type(module).__name__ == 'SqueezeExcitation']
+    assert [module.fc1.out_channels for module in regnet] == [8, 16, 36, 36] + [36] + 7 * [80] + [80, 196]  # round(block input / 4)
+    assert {(type(module.activation), type(module.gate)) for module in regnet} == {(nn.ReLU, nn.Sigmoid)}
+
+
+@pytest.mark.parametrize(('name', 'eps', 'momentum'), [('mobilenet_v3_large', 1e-3, 0.01), ('resnet50', 1e-5, 0.1), ('regnet_y_400mf', 1e-5, 0.1)])
+def test_batch_norm_settings(name: str, eps: float, momentum: float) -> None:
+    norms = [module for module in _shadow(name).modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert {(module.eps, module.momentum) for module in norms} == {(eps, momentum)}
+
+
+@pytest.mark.parametrize('name', FEATURE_BRANCHES)
+def test_drop_path_grows_linearly_over_the_blocks(name: str) -> None:
+    branch = _shadow(name, drop_path=0.2)
+    blocks = [module for module in branch.modules() if hasattr(module, 'drop_path')]
+    for k, block in enumerate(blocks):
+        drops = getattr(block, 'has_shortcut', True)
+        rate = 0.2 * k / (len(blocks) - 1) if drops else 0
+        assert (block.drop_path.drop_prob if block.drop_path else 0) == pytest.approx(rate)
+    assert all(block.drop_path is None for block in _shadow(name).modules() if hasattr(block, 'drop_path'))

@@ -1,0 +1,151 @@
+"""MMEngine's checkpoints under torch's weights-only reading, and the part that MMAction2's wheel lacks."""
+
+import importlib.util
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer, MessageHub
+
+from dynperceiver import compat
+
+LOAD = 'import sys, torch; print(torch.load(sys.argv[1], weights_only=True)["message_hub"]["log_scalars"]["train/loss"].mean())'
+APPLY = 'from dynperceiver import compat; compat.apply(); compat.apply(); '
+
+
+class Asks:
+    """Pickles as a call of ``getattr``, as a malicious checkpoint would."""
+
+    def __init__(self, owner, name):
+        self.arguments = (owner, name)
+
+    def __reduce__(self):
+        return getattr, self.arguments
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    hub = MessageHub('test_compat')
+    hub.update_scalar('train/loss', 1.5, 2)
+    hub.update_scalar('train/accuracy', torch.tensor(0.25))
+    hub.update_info('iter', 7)
+    path = tmp_path / 'epoch_1.pth'
+    torch.save({'state_dict': {'weight': torch.ones(2)}, 'message_hub': hub.state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def safe():
+    return {f'{function.__module__}.{function.__name__}': function for function in compat.safe_callables()}
+
+
+def run(code, *arguments):
+    return subprocess.run([sys.executable, '-c', code, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_a_checkpoint_of_mmengine_is_refused_without_and_read_with_the_repair(checkpoint):
+    without, repaired = run(LOAD, checkpoint), run(APPLY + LOAD, checkpoint)
+    assert without.returncode != 0 and 'HistoryBuffer' in without.stderr  # if this is read nowadays, the repair can go
+    assert (repaired.returncode, repaired.stdout.strip()) == (0, '0.75'), repaired.stderr
+
+
+@pytest.mark.parametrize('name', compat.STATISTICS)
+def test_getattr_hands_out_the_statistics_of_history_buffers(safe, name):
+    assert safe['builtins.getattr'](HistoryBuffer, name) is getattr(HistoryBuffer, name)
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name'), [(HistoryBuffer, 'update'), (HistoryBuffer, '__init__'), (HistoryBuffer([1], [1]), 'mean'), (torch.Tensor, 'mean')]
+)
+def test_getattr_refuses_everything_else(safe, owner, name):
+    with pytest.raises(pickle.UnpicklingError, match=rf"the attribute '{name}' of .*only current, max, mean, min .*torch\.save"):
+        safe['builtins.getattr'](owner, name)
+
+
+@pytest.mark.parametrize('request_', [Asks(HistoryBuffer, 'register_statistics'), Asks(torch.Tensor, 'mean')])
+def test_a_checkpoint_that_asks_for_more_is_refused(tmp_path, request_):
+    compat.apply()
+    torch.save({'state_dict': {}, 'message_hub': request_}, tmp_path / 'evil.pth')
+    with pytest.raises(pickle.UnpicklingError, match=r'the attribute|Unsupported global'):
+        torch.load(tmp_path / 'evil.pth', weights_only=True)
+
+
+def test_the_names_are_distinct_and_readable_by_every_torch_that_has_the_list(safe):
+    assert len(safe) == len(compat.safe_callables())
+    assert not any(isinstance(item, tuple) for item in compat.safe_callables())  # torch 2.4 and 2.5 fail on pairs
+    assert {'builtins.getattr', 'mmengine.logging.history_buffer.HistoryBuffer', 'numpy.ndarray', 'numpy.dtype'} < set(safe)
+    assert {f'numpy.{core}.multiarray.{name}' for core in ('core', '_core') for name in ('_reconstruct', 'scalar')} < set(safe)
+    assert 'numpy.dtypes.Float64DType' in safe and 'numpy.dtypes.ObjectDType' not in safe
+
+
+def test_applying_twice_adds_nothing_and_applying_again_repairs():
+    before = torch.serialization.get_safe_globals()
+    try:
+        torch.serialization.clear_safe_globals()
+        compat.apply()
+        once = torch.serialization.get_safe_globals()
+        compat.apply()
+        assert len(torch.serialization.get_safe_globals()) == len(once) == len(compat.safe_callables())
+    finally:
+        torch.serialization.add_safe_globals(before)
+
+
+def test_a_torch_without_the_list_is_left_alone(monkeypatch):
+    monkeypatch.delattr(torch.serialization, 'add_safe_globals')
+    compat.apply()
+
+
+def test_without_mmengine_nothing_is_added(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmengine', None)
+    monkeypatch.setattr(torch.serialization, 'add_safe_globals', lambda items: pytest.fail(f'added {items}'))
+    compat.apply()
+
+
+@pytest.fixture
+def fake_mmaction(monkeypatch, tmp_path):
+    """A package mmaction on the path, with localizers but without DRN; yields the folder of the localizers."""
+    localizers = tmp_path / 'mmaction' / 'models' / 'localizers'
+    localizers.mkdir(parents=True)
+    for folder in (localizers, localizers.parent, localizers.parent.parent):
+        (folder / '__init__.py').touch()
+    for name in [name for name in sys.modules if name.split('.')[0] == 'mmaction']:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield localizers
+    for name in [name for name in sys.modules if name.split('.')[0] == 'mmaction']:
+        del sys.modules[name]
+
+
+def test_drn_gets_a_stand_in_only_where_it_is_missing(fake_mmaction):
+    assert compat.mmaction_lacks_drn()
+    (fake_mmaction / 'drn').mkdir()
+    (fake_mmaction / 'drn' / 'drn.py').touch()
+    assert not compat.mmaction_lacks_drn()
+    compat.apply()
+    assert compat.DRN_PACKAGE not in sys.modules
+
+
+def test_the_stand_in_imports_nothing_and_says_so_when_built(fake_mmaction):
+    compat.apply()
+    assert 'mmaction' not in sys.modules
+    (fake_mmaction / '__init__.py').write_text('from .drn.drn import DRN\n')
+    from mmaction.models.localizers import DRN
+
+    with pytest.raises(ImportError, match=r'DRN cannot be built: .*mmaction\.models\.localizers\.drn.*git repository'):
+        DRN(vocab_size=10)
+
+
+def test_without_mmaction_there_is_no_stand_in(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmaction', None)
+    monkeypatch.delitem(sys.modules, compat.DRN_PACKAGE, raising=False)
+    assert not compat.mmaction_lacks_drn()
+    compat.apply()
+    assert compat.DRN_PACKAGE not in sys.modules
+
+
+@pytest.mark.skipif(importlib.util.find_spec('mmaction') is None, reason='MMAction2 is not installed')
+def test_the_installed_mmaction_imports():
+    result = run(APPLY + 'import mmaction.models, mmaction.datasets')
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,100 @@
+"""Hooks that let tests look into a training, or spoil it; configs load this module by ``custom_imports``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+__all__ = ['KillHook', 'PoisonHook', 'RecordRankHook']
+
+
+@HOOKS.register_module()
+class KillHook(Hook):
+    """Kill the process, as a power cut would, after iteration ``at`` (from 1)."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 1 == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@HOOKS.register_module()
+class PoisonHook(Hook):
+    """Write ``value`` into the weights, before or after the step of iteration ``at`` (from 1)."""
+
+    priority = 'HIGHEST'
+
+    def __init__(self, at: int, value: float = float('nan'), when: str = 'before') -> None:
+        self.at = at
+        self.value = value
+        self.when = when
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if self.when == 'before':
+            self._poison(runner)
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if self.when == 'after':
+            self._poison(runner)
+
+    def _poison(self, runner: Runner) -> None:
+        if runner.iter + 1 == self.at:
+            with torch.no_grad():
+                next(runner.model.parameters()).flatten()[0] = self.value
+
+
+@HOOKS.register_module()
+class RecordRankHook(Hook):
+    """Write into ``folder/RANK.json`` what a rank has seen and what it ended with."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.files: list[str] = []
+        self.losses: list[float] = []
+
+    def before_train(self, runner: Runner) -> None:
+        self.start = self._weights(runner)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.files += [sample.filename for sample in data_batch['data_samples']]
+        self.losses.append(float(outputs['loss']))
+        self.after_step = self._weights(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        wrapper = runner.model
+        record = dict(
+            files=self.files,
+            losses=self.losses,
+            start=self.start,
+            after_step=self.after_step,
+            end=self._weights(runner, buffers=True),
+            wrapped=is_model_wrapper(wrapper),
+            find_unused_parameters=getattr(wrapper, 'find_unused_parameters', None),
+        )
+        Path(self.folder, f'{get_rank()}.json').write_text(json.dumps(record))
+
+    @staticmethod
+    def _weights(runner: Runner, buffers: bool = False) -> str:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        tensors = model.state_dict() if buffers else dict(model.named_parameters())
+        digest = hashlib.sha256()
+        for name, tensor in tensors.items():
+            digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+        return digest.hexdigest()

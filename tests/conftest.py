@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from pathlib import Path
+
+# Before torch is imported, and for the processes that tests start: on networks as small as those of the tests, threads only wait for
+# each other, a hundred times longer than they work where something else runs on the machine.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import numpy as np
 import pytest

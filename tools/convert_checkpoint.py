@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import torch
+
 from dynperceiver.checkpoint import convert_from_reference, convert_to_reference, read_checkpoint_file, read_state_dict, save_state_dict
 from dynperceiver.launch import run_tool
 
@@ -11,10 +12,12 @@ from dynperceiver.launch import run_tool
 def main() -> None:
     """Parse, convert, save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('source', metavar='IN', type=Path, help="checkpoint to read: the authors' (also under model or model_ema), or ours with --to-reference")
+    parser.add_argument(
+        'source', metavar='IN', type=Path, help="checkpoint: the authors' (also under model or model_ema), or ours with --to-reference"
+    )
     parser.add_argument('target', metavar='OUT', type=Path, help='file to write; it must not exist')
     parser.add_argument('--to-reference', action='store_true', help="from our names to the authors'")
-    parser.add_argument('--weights', help='which weights to take where the file holds several, for example model or model_ema (the default)')
+    parser.add_argument('--weights', help='which to take where the file holds several, for example model or model_ema (the default)')
     parser.add_argument('--overwrite', action='store_true', help='replace OUT if it exists')
     args = parser.parse_args()
     if args.to_reference:

@@ -91,7 +91,8 @@ def main() -> None:
     picture = work / 'accuracy_vs_gmacs.png'
     run('[4/4] picture', ['tools/plot.py', str(picture), f'{CONFIG}={result}', '--labels', 'demo'], work / 'plot.log')
     print(re.sub('^.*?: ', '      ', (work / 'plot.log').read_text().strip().splitlines()[-1]))
-    for what, path in (('checkpoint', checkpoint), ('log', work / 'train.log'), ('picture', picture), ('clips', ROOT / args.data / 'overview.png')):
+    results = {'checkpoint': checkpoint, 'log': work / 'train.log', 'picture': picture, 'clips': ROOT / args.data / 'overview.png'}
+    for what, path in results.items():
         print(f'{what:>10}: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}')
     print(f'done in {time.time() - start:.0f} s')
 

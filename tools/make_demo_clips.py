@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, FileExistsError) as error:
         raise SystemExit(f'make_demo_clips: {error}') from error
     if made:
-        print(f'{params.num_train} + {params.num_val} clips in {args.out} ({time.perf_counter() - start:.1f} s); see {args.out}/overview.png')
+        print(
+            f'{params.num_train} + {params.num_val} clips in {args.out} ({time.perf_counter() - start:.1f} s); see {args.out}/overview.png'
+        )
     else:
         print(f'{args.out} is complete, nothing to do')
 

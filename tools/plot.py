@@ -9,9 +9,8 @@ from pathlib import Path
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come first
 from dynperceiver.analysis import costs_of_config
-from dynperceiver.launch import run_tool
+from dynperceiver.launch import read_config, run_tool
 from dynperceiver.viz import plot_exit_tradeoff, read_exit_accuracies
-from mmengine.config import Config
 
 
 def main() -> None:
@@ -20,7 +19,9 @@ def main() -> None:
     parser.add_argument('out', metavar='OUT.png', type=Path, help='picture to write')
     parser.add_argument('pairs', metavar='CONFIG=RESULT.json', nargs='+', help='a config and the result of its test')
     parser.add_argument('--metric', choices=['top1', 'top5', 'mean_class'], default='top1', help='accuracy to draw (default: %(default)s)')
-    parser.add_argument('--shape', type=int, nargs='+', metavar='PIXELS', help='height and width of the input (default: as in tools/get_flops.py)')
+    parser.add_argument(
+        '--shape', type=int, nargs='+', metavar='PIXELS', help='height and width of the input (default: as in tools/get_flops.py)'
+    )
     parser.add_argument('--labels', nargs='+', help='names of the lines (default: names of the configs)')
     parser.add_argument('--title', default='Accuracy of each exit against its cost')
     args = parser.parse_args()
@@ -32,15 +33,19 @@ def main() -> None:
     series, chance, sample = {}, None, 'image'
     for number, pair in enumerate(args.pairs):
         config, result = pair.split('=', 1)
-        cfg = Config.fromfile(config)
+        cfg = read_config(config)
         report = costs_of_config(cfg, args.shape)
         accuracies = read_exit_accuracies(result, args.metric)
+        if len(accuracies) != len(report['exits']):
+            exits = f'{result} has {len(accuracies)} exits, the model of {config} has {len(report["exits"])}'
+            raise ValueError(f'{exits}; pass the result of a test of this config')
         name = args.labels[number] if args.labels else Path(config).stem
         series[name] = [(cost['cost_gmacs'], accuracy) for cost, accuracy in zip(report['exits'], accuracies, strict=True)]
         chance = 1 / cfg.model.backbone.num_classes if args.metric != 'top5' else None
         sample = 'image' if report['frames_per_sample'] == 1 else f'clip of {report["frames_per_sample"]} frames'
     plot_exit_tradeoff(series, args.out, chance, args.title, sample)
-    print(f'{args.out}: ' + '; '.join(f'{name} ' + ', '.join(f'{y:.1%} at {x:.3g} GMACs' for x, y in points) for name, points in series.items()))
+    lines = [f'{name} ' + ', '.join(f'{y:.1%} at {x:.3g} GMACs' for x, y in points) for name, points in series.items()]
+    print(f'{args.out}: {"; ".join(lines)}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-# Six human actions in the dark (ARID-6), official split, from random weights: a narrow ResNet-18 on 8 frames of 112x112.
+# Six human actions in the dark (ARID-6), official split, a narrow ResNet-18 on 8 difference images of 64x80.
 _base_ = [
     '../_base_/models/tsm_dynperceiver_r50.py',
     '../_base_/datasets/arid6_videos.py',
@@ -7,11 +7,13 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        feature_branch='resnet18', width=0.25, num_latents=32, depth_factors=(1 / 3, 1 / 3, 1 / 9, 1 / 3), num_classes=6, dropout=0.2))
-max_epochs = 60
+        feature_branch='resnet18', width=0.25, num_latents=32, depth_factors=(1 / 3, 1 / 3, 1 / 9, 1 / 3), num_classes=6, dropout=0.2),
+    loss=dict(label_smoothing=0.1))
+max_epochs = 40
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 param_scheduler = [
     dict(type='mmengine.LinearLR', start_factor=0.05, by_epoch=True, begin=0, end=5, convert_to_iter_based=True),
     dict(type='mmengine.CosineAnnealingLR', by_epoch=True, begin=5, end=max_epochs, eta_min_ratio=0.01, convert_to_iter_based=True),
 ]
-input_shape = (112, 112)
+input_shape = (64, 80)

@@ -31,14 +31,14 @@ def _index_first(video: bytes) -> bytes:
     """Move the index (moov) of an mp4 file to the front, as web servers like it."""
     boxes, start = {}, 0
     while start < len(video):
-        size, kind = struct.unpack('>I4s', video[start:start + 8])
-        boxes[kind] = video[start:start + size]
+        size, kind = struct.unpack('>I4s', video[start : start + 8])
+        boxes[kind] = video[start : start + size]
         start += size
     index = bytearray(boxes[b'moov'])
     table = index.find(b'stco')
-    count = struct.unpack('>I', index[table + 8:table + 12])[0]
+    count = struct.unpack('>I', index[table + 8 : table + 12])[0]
     for entry in range(table + 12, table + 12 + 4 * count, 4):
-        index[entry:entry + 4] = struct.pack('>I', struct.unpack('>I', index[entry:entry + 4])[0] + len(index))
+        index[entry : entry + 4] = struct.pack('>I', struct.unpack('>I', index[entry : entry + 4])[0] + len(index))
     return boxes[b'ftyp'] + bytes(index) + b''.join(box for kind, box in boxes.items() if kind not in (b'ftyp', b'moov'))
 
 
@@ -50,7 +50,7 @@ def video_bytes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     web = _index_first(whole)
     avi = _write(folder / 'whole.avi', codec='MJPG')
     hole = bytearray(whole)
-    hole[len(whole) // 5:4 * len(whole) // 5] = bytes(4 * len(whole) // 5 - len(whole) // 5)
+    hole[len(whole) // 5 : 4 * len(whole) // 5] = bytes(4 * len(whole) // 5 - len(whole) // 5)
     return {
         'whole.mp4': whole,
         'whole_web.mp4': web,
@@ -61,12 +61,12 @@ def video_bytes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         'page.mp4': b'<html>404 Not Found</html>',
         'no_frames.mp4': _write(folder / 'none.mp4', num_frames=0),
         'hole.mp4': bytes(hole),
-        'cut.mp4': whole[:len(whole) // 2],
+        'cut.mp4': whole[: len(whole) // 2],
         'cut_late.mp4': whole[:-100],
-        'cut_web_early.mp4': web[:len(web) // 20],
-        'cut_web.mp4': web[:len(web) // 2],
+        'cut_web_early.mp4': web[: len(web) // 20],
+        'cut_web.mp4': web[: len(web) // 2],
         'cut_web_late.mp4': web[:-100],
-        'cut.avi': avi[:len(avi) // 2],
+        'cut.avi': avi[: len(avi) // 2],
         'cut_late.avi': avi[:-100],
     }
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import logging
-import struct
 import traceback
 import weakref
 from collections.abc import Callable
@@ -15,20 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader
 
 import dynperceiver_action  # noqa: F401  registers
-from dynperceiver_action.datasets import Arid6Dataset, BadSampleError, RawframeDataset, Reason, VideoDataset
-from dynperceiver_action.datasets.containers import find_cut
-
-REPOSITORY = Path(__file__).parents[2]
-BASES = sorted((REPOSITORY / 'configs/_base_/datasets').glob('*_videos*.py')) + sorted((REPOSITORY / 'configs/_base_/datasets').glob('*_raw*.py'))
+from dynperceiver_action.datasets import Arid6Dataset, BadSampleError, RawframeDataset, Reason, VideoDataset, diagnose_video
 
 VIDEO_PIPELINE = [
-    dict(type='mmaction.DecordInit'),
+    dict(type='dynperceiver_action.DecordInit'),
     dict(type='mmaction.SampleFrames', clip_len=1, num_clips=8, test_mode=True),
     dict(type='mmaction.DecordDecode'),
     dict(type='mmaction.FormatShape', input_format='NCHW'),
@@ -147,6 +140,13 @@ def test_failed_decoding_leaves_no_reader_for_forked_workers(video_folder: Video
         gc.enable()
 
 
+def test_frames_outside_the_video_are_no_fault_of_the_file(video_folder: VideoFolder) -> None:
+    path = str(video_folder('whole.mp4') / 'whole.mp4')
+    assert diagnose_video(path) is None
+    assert diagnose_video(path, [-3, 0, 1000]) is None
+    assert diagnose_video(path, [1000]) is None
+
+
 def test_frames_beyond_the_end_are_an_error_of_the_pipeline(video_folder: VideoFolder) -> None:
 
     def ask_too_much(results: dict[str, Any]) -> dict[str, Any]:
@@ -161,21 +161,30 @@ def test_frames_beyond_the_end_are_an_error_of_the_pipeline(video_folder: VideoF
 
 def test_training_gives_up_when_nothing_is_usable(video_folder: VideoFolder) -> None:
     dataset = _videos(video_folder('missing_1.mp4', 'missing_2.mp4'))
-    with pytest.raises(BadSampleError, match=r'list\.txt: no usable sample found in 101 draws; 2 of 2 samples .*missing_1\.mp4 \(missing\)'):
+    with pytest.raises(BadSampleError, match=r'list\.txt: no usable sample in 101 draws; 2 of 2 samples .*_1\.mp4 \(missing\)'):
         dataset[0]
 
 
-@pytest.mark.parametrize(('num_workers', 'start_method'), [
-    (0, None),
-    (2, 'fork'),
-    pytest.param(1, 'spawn', marks=pytest.mark.slow),  # each worker imports everything anew
-])
+@pytest.mark.parametrize(
+    ('num_workers', 'start_method'),
+    [
+        (0, None),
+        (2, 'fork'),
+        pytest.param(1, 'spawn', marks=pytest.mark.slow),  # each worker imports everything anew
+    ],
+)
 def test_marks_of_workers_reach_the_main_process(video_folder: VideoFolder, num_workers: int, start_method: str | None) -> None:
     names = ['empty.mp4', 'ok_1.mp4', 'cut.avi', 'ok_2.mp4', 'cut_web_early.mp4', 'ok_3.mp4']
     dataset = _videos(video_folder(*names))
     expected = [(f'{dataset.data_prefix["video"]}{name}', BROKEN[name]) for name in names if name in BROKEN]
     loader = DataLoader(
-        dataset, batch_size=1, num_workers=num_workers, multiprocessing_context=start_method, persistent_workers=num_workers > 0, collate_fn=list)
+        dataset,
+        batch_size=1,
+        num_workers=num_workers,
+        multiprocessing_context=start_method,
+        persistent_workers=num_workers > 0,
+        collate_fn=list,
+    )
     seen = []
     for _ in range(2):
         dataset.clear_skipped()
@@ -188,7 +197,10 @@ def test_marks_of_workers_reach_the_main_process(video_folder: VideoFolder, num_
 @pytest.mark.parametrize('serialize_data', [False, True])
 def test_subsets_have_marks_of_their_own(video_folder: VideoFolder, serialize_data: bool) -> None:
     dataset = _videos(video_folder('whole.mp4', 'empty.mp4', 'whole_web.mp4'), serialize_data=serialize_data)
+    dataset[1]
     subset = dataset.get_subset([2, 1])
+    assert subset.skipped_samples() == []
+    dataset.clear_skipped()
     subset[1]
     assert [reason for _, reason in subset.skipped_samples()] == [Reason.EMPTY]
     assert dataset.skipped_samples() == []
@@ -227,12 +239,23 @@ def test_urls_are_left_to_the_pipeline(video_folder: VideoFolder) -> None:
 @pytest.mark.parametrize('scope', ['mmaction', 'mmdet', 'mmengine'])
 def test_missing_data_is_named_in_the_first_line(tmp_path: Path, scope: str) -> None:
     config = dict(
-        type='dynperceiver_action.VideoDataset', ann_file='train.txt', data_root=str(tmp_path / 'set'), data_prefix=dict(video='videos'),
-        source='Some Data Set, https://example.org', pipeline=VIDEO_PIPELINE)
+        type='dynperceiver_action.VideoDataset',
+        ann_file='train.txt',
+        data_root=str(tmp_path / 'set'),
+        data_prefix=dict(video='videos'),
+        source='Some Data Set, https://example.org',
+        pipeline=VIDEO_PIPELINE,
+    )
     with DefaultScope.overwrite_default_scope(scope), pytest.raises(FileNotFoundError) as caught:
         DATASETS.build(config)
     first = str(caught.value).splitlines()[0]
-    for part in (f'folder {tmp_path}/set/videos', f'file {tmp_path}/set/train.txt', 'are missing', 'Some Data Set, https://example.org', 'make demo'):
+    for part in (
+        f'folder {tmp_path}/set/videos',
+        f'file {tmp_path}/set/train.txt',
+        'are missing',
+        'Some Data Set, https://example.org',
+        'make demo',
+    ):
         assert part in first
 
 
@@ -265,7 +288,7 @@ def _break_frames(folder: Path, how: str) -> None:
     elif how == 'no frame':
         frame.unlink()
     else:
-        frame.write_bytes({'empty frame': b'', 'cut frame': content[:len(content) // 2], 'no picture': b'text' * 100}[how])
+        frame.write_bytes({'empty frame': b'', 'cut frame': content[: len(content) // 2], 'no picture': b'text' * 100}[how])
 
 
 FRAME_FAULTS = {
@@ -294,6 +317,9 @@ def test_annotation_without_frames(tmp_path: Path, frame_folder: FrameFolder) ->
     frame_folder('clip')
     with pytest.raises(BadSampleError, match=r'clip: without frames \(the annotation says total_frames=0\)'):
         _frames(tmp_path, 'clip 0 0', test_mode=True)[0]
+    # However the machine turns a division by zero into a frame number, the pipeline must not see it.
+    with pytest.raises(BadSampleError, match='total_frames=0'):
+        _frames(tmp_path, 'clip 0 0', test_mode=True, pipeline=[lambda results: results])[0]
 
 
 def test_cut_frame_is_found_where_the_decoder_fills_it_up(tmp_path: Path, frame_folder: FrameFolder) -> None:
@@ -307,46 +333,6 @@ def test_cut_frame_is_found_where_the_decoder_fills_it_up(tmp_path: Path, frame_
     _break_frames(folder, 'cut frame')
     with pytest.raises(BadSampleError, match=r'00016\.jpg: truncated'):
         _frames(tmp_path, 'clip 16 0', pipeline=pipeline, test_mode=True)[0]
-
-
-# Containers.
-
-
-def _box(kind: bytes, content: bytes, size: int | None = None) -> bytes:
-    return struct.pack('>I4s', len(content) + 8 if size is None else size, kind) + content
-
-
-def _webm(size: bytes, num_bytes: int) -> bytes:
-    return b'\x1a\x45\xdf\xa3\x82\x00\x00' + b'\x18\x53\x80\x67' + size + bytes(num_bytes)
-
-
-@pytest.mark.parametrize(('content', 'cut'), [
-    (_box(b'ftyp', b'isom') + _box(b'mdat', bytes(50)) + _box(b'moov', bytes(20)), None),
-    (_box(b'ftyp', b'isom') + _box(b'moov', bytes(20)) + _box(b'mdat', bytes(50), size=0), None),
-    (_box(b'ftyp', b'isom') + _box(b'moov', bytes(20)) + _box(b'mdat', struct.pack('>Q', 66) + bytes(50), size=1), None),
-    (_box(b'ftyp', b'isom') + _box(b'moov', bytes(20)) + _box(b'mdat', struct.pack('>Q', 67) + bytes(50), size=1), 'mdat box'),
-    (_box(b'ftyp', b'isom') + _box(b'moov', bytes(20)) + _box(b'mdat', bytes(50)) + bytes(30), None),
-    (_box(b'ftyp', b'isom') + _box(b'moov', bytes(20)) + _box(b'mdat', bytes(50), size=59), 'mdat box'),
-    (_box(b'ftyp', b'isom') + _box(b'mdat', bytes(50)), '(moov box) is missing'),
-    (b'RIFF' + struct.pack('<I', 24) + b'AVI ' + bytes(20), None),
-    (b'RIFF' + struct.pack('<I', 25) + b'AVI ' + bytes(20), 'RIFF chunk'),
-    (b'RIFF' + struct.pack('<I', 0) + b'AVI ' + bytes(20), None),
-    (_webm(b'\x9e', 30), None),
-    (_webm(b'\x9e', 29), 'Segment'),
-    (_webm(b'\x40\x1e', 30), None),
-    (_webm(b'\x40\x1e', 29), 'Segment'),
-    (_webm(b'\x01\xff\xff\xff\xff\xff\xff\xff', 30), None),
-    (b'something else altogether', None),
-    (b'', None),
-])
-def test_find_cut(tmp_path: Path, content: bytes, cut: str | None) -> None:
-    file = tmp_path / 'video'
-    file.write_bytes(content)
-    found = find_cut(file)
-    if cut is None:
-        assert found is None
-    else:
-        assert found is not None and cut in found
 
 
 # ARID-6.
@@ -368,52 +354,3 @@ def test_arid6_reads_its_table(video_folder: VideoFolder) -> None:
     (root / 'labels.csv').write_text('file,label\nwhole.mp4,0\n')
     with pytest.raises(ValueError, match=r"has columns \['file', 'label'\], but split, label, class, file are needed"):
         Arid6Dataset(split='train', **arguments)
-
-
-# The base configs.
-
-
-def _types(node: Any) -> list[str]:
-    if isinstance(node, dict):
-        return ([node['type']] if 'type' in node else []) + [name for value in node.values() for name in _types(value)]
-    return [name for value in node for name in _types(value)] if isinstance(node, list | tuple) else []
-
-
-@pytest.mark.parametrize('path', BASES, ids=lambda path: path.stem)
-def test_base_config(path: Path) -> None:
-    config = Config.fromfile(path)
-    assert all('.' in name for name in _types(config.to_dict()))
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        for pipeline in (config.train_pipeline, config.test_pipeline):
-            for transform in pipeline:
-                TRANSFORMS.build(copy.deepcopy(transform))
-        for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
-            assert loader.dataset.source
-            dataset = DATASETS.build(dict(loader.dataset, lazy_init=True))
-            key = 'frame_dir' if isinstance(dataset, RawframeDataset) else 'filename'
-            assert key in loader.dataset.pipeline[-1].meta_keys
-    assert config.train_dataloader.dataset.get('test_mode', False) is False
-    assert config.val_dataloader.dataset.test_mode and config.test_dataloader.dataset.test_mode
-
-
-def _bare(pipeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    bare = [{key: value for key, value in step.items() if key not in ('meta_keys', 'io_backend')} for step in pipeline]
-    return [dict(step, type=step['type'].split('.')[-1]) for step in bare]
-
-
-@pytest.mark.parametrize(('ours', 'theirs'), [
-    ('sthv1_rawframes_8x224', 'recognition/trn/trn_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv1-rgb.py'),
-    ('sthv2_videos_8x224', 'recognition/tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb.py'),
-    ('kinetics400_videos_8x224', 'recognition/tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb.py'),
-])
-def test_pipelines_are_those_of_mmaction2(ours: str, theirs: str) -> None:
-    import mmaction
-    reference = Config.fromfile(Path(mmaction.__file__).parent / '.mim/configs' / theirs)
-    config = Config.fromfile(REPOSITORY / f'configs/_base_/datasets/{ours}.py')
-    assert _bare(config.train_pipeline) == _bare(reference.train_pipeline)
-    assert _bare(config.test_pipeline) == _bare(reference.val_pipeline)
-    for loader in ('train_dataloader', 'val_dataloader'):
-        mine, other = config[loader].dataset, reference[loader].dataset
-        assert f'{mine.data_root}/{mine.ann_file}' == other.ann_file
-        assert all(f'{mine.data_root}/{folder}' == other.data_prefix[key] for key, folder in mine.data_prefix.items())
-        assert mine.get('filename_tmpl') == other.get('filename_tmpl')

@@ -10,11 +10,22 @@ import cv2
 import decord
 import numpy as np
 import pytest
-from sklearn.linear_model import RidgeClassifier
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import RidgeClassifier
 
-from dynperceiver_action.demo import (MOTIONS, DemoParams, Pose, clips, digit_split, draw_clip_spec, is_complete, load_digit_images,
-                                      make_demo_clips, pose_path, render_clip)
+from dynperceiver_action.demo import (
+    MOTIONS,
+    DemoParams,
+    Pose,
+    clips,
+    digit_split,
+    draw_clip_spec,
+    is_complete,
+    load_digit_images,
+    make_demo_clips,
+    pose_path,
+    render_clip,
+)
 
 SMALL = DemoParams(seed=3, num_train=16, num_val=8, num_frames=6, size_px=36)
 
@@ -31,7 +42,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_data_set_is_complete(demo: Path) -> None:
-    assert {path.name for path in demo.iterdir()} == {'train', 'val', 'train.txt', 'val.txt', 'classes.txt', 'manifest.json', 'overview.png'}
+    assert {path.name for path in demo.iterdir()} == {
+        'train',
+        'val',
+        'train.txt',
+        'val.txt',
+        'classes.txt',
+        'manifest.json',
+        'overview.png',
+    }
     assert [path.name for path in demo.parent.iterdir()] == ['set']
     for split, count in (('train', 16), ('val', 8)):
         lines = (demo / f'{split}.txt').read_text().splitlines()
@@ -91,12 +110,15 @@ def test_other_peoples_files_are_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / 'thesis.txt').read_text() == 'unsaved'
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (dict(num_train=0), r'num_train=0 is too small: num_train must be at least 1; pass num_train=1'),
-    (dict(num_frames=1), r'num_frames=1 is too small'),
-    (dict(size_px=71), r'size_px=71 is odd, .* pass size_px=72'),
-    (dict(size_px=72), r'size_px=72: decord cannot read videos of this width; pass size_px=70'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(num_train=0), r'num_train=0 is too small: num_train must be at least 1; pass num_train=1'),
+        (dict(num_frames=1), r'num_frames=1 is too small'),
+        (dict(size_px=71), r'size_px=71 is odd, .* pass size_px=72'),
+        (dict(size_px=72), r'size_px=72: decord misreads videos of this width; pass another size, say size_px=70'),
+    ],
+)
 def test_parameters_are_checked(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DemoParams(**arguments)
@@ -128,7 +150,7 @@ def test_paths_follow_their_names() -> None:
 def _still(pose: Pose) -> np.ndarray:
     """Picture of the digit 7 in a pose, without ground, as ink in 0..1."""
     spec = draw_clip_spec(np.random.default_rng(0), 'grow', [7])
-    spec = type(spec)(**{**vars(spec), 'start': pose, 'cycles': 0.0, 'negative': False, 'ground_tint': (0., 0., 0.), 'opacity': 1.0})
+    spec = type(spec)(**{**vars(spec), 'start': pose, 'cycles': 0.0, 'negative': False, 'ground_tint': (0.0, 0.0, 0.0), 'opacity': 1.0})
     return render_clip(spec, load_digit_images(), 2, 64)[0].astype(float).mean(2)
 
 

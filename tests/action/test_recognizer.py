@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import dynperceiver_action  # noqa: F401  registers the recognizer
 import pytest
 import torch
-from dynperceiver import build_model
-from dynperceiver.checkpoint import convert_to_reference, save_state_dict
 from mmaction.structures import ActionDataSample
 from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from tiny_action import BACKBONE, NUM_FRAMES
+
+import dynperceiver_action  # noqa: F401  registers the recognizer
+from dynperceiver import build_model
+from dynperceiver.checkpoint import convert_to_reference, save_state_dict
 
 EXITS = (1, 2, 3, 4)
 NUM_CLASSES = 8
@@ -240,7 +241,8 @@ def test_videos_of_a_batch_do_not_see_each_other() -> None:
 def test_preprocessor_gives_the_network_what_the_pipeline_packs() -> None:
     """One (T, C, H, W) uint8 clip per video goes in, a normalised (N, T, C, H, W) batch comes out."""
     model = build(data_preprocessor=dict(type='mmaction.ActionDataPreprocessor', mean=[100.0] * 3, std=[50.0] * 3, format_shape='NCHW'))
-    batch = dict(inputs=[torch.full((NUM_FRAMES, 3, 32, 32), level, dtype=torch.uint8) for level in (100, 150)], data_samples=labelled(0, 1))
+    videos = [torch.full((NUM_FRAMES, 3, 32, 32), level, dtype=torch.uint8) for level in (100, 150)]
+    batch = dict(inputs=videos, data_samples=labelled(0, 1))
     data = model.data_preprocessor(batch)
     assert data['inputs'].shape == (2, NUM_FRAMES, 3, 32, 32)
     assert data['inputs'][0].unique().tolist() == [0] and data['inputs'][1].unique().tolist() == [1]

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from mmengine.dataset import ConcatDataset, RepeatDataset
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from dynperceiver.hooks import innermost_datasets
 from dynperceiver_action.datasets import VideoDataset
-from dynperceiver_action.hooks.skipped_samples import iter_video_datasets
 
 PIPELINE = [
-    dict(type='mmaction.DecordInit'),
+    dict(type='dynperceiver_action.DecordInit'),
     dict(type='mmaction.SampleFrames', clip_len=1, num_clips=2),
     dict(type='mmaction.DecordDecode'),
     dict(type='mmaction.FormatShape', input_format='NCHW'),
@@ -26,8 +27,21 @@ PIPELINE = [
 ]
 
 
-class _OneWeight(BaseModel):
+class _Change(Hook):
+    """Mends ``cut.mp4`` and ``empty.mp4`` and empties ``ok_2.mp4`` after the first epoch."""
 
+    priority = 'VERY_LOW'
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        for name in ('cut.mp4', 'empty.mp4'):
+            (self.root / name).write_bytes((self.root / 'ok_1.mp4').read_bytes())
+        (self.root / 'ok_2.mp4').write_bytes(b'')
+
+
+class _OneWeight(BaseModel):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
@@ -36,7 +50,7 @@ class _OneWeight(BaseModel):
         return dict(loss=self.weight * sum(clip.float().mean() for clip in inputs))
 
 
-def _train(root: Path, num_workers: int, epochs: int = 2, **hook: Any) -> tuple[Path, str, list[float]]:
+def _train(root: Path, num_workers: int, epochs: int = 2, hooks: Sequence[Hook] = (), **hook: Any) -> tuple[Path, str, list[float]]:
     """Train on ``list.txt``; returns the report, the log, and the scalar per epoch."""
     work_dir = root / 'work'
     runner = Runner(
@@ -48,15 +62,22 @@ def _train(root: Path, num_workers: int, epochs: int = 2, **hook: Any) -> tuple[
             persistent_workers=num_workers > 0,
             sampler=dict(type='mmengine.DefaultSampler', shuffle=True),
             dataset=dict(
-                type='dynperceiver_action.VideoDataset', ann_file='list.txt', data_root=str(root), data_prefix=dict(video=''), pipeline=PIPELINE,
-                serialize_data=False)),
+                type='dynperceiver_action.VideoDataset',
+                ann_file='list.txt',
+                data_root=str(root),
+                data_prefix=dict(video=''),
+                pipeline=PIPELINE,
+                serialize_data=False,
+            ),
+        ),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
         default_hooks=dict(checkpoint=None, logger=dict(type='LoggerHook', interval=1)),
-        custom_hooks=[dict(type='dynperceiver_action.SkippedSampleHook', **hook)],
+        custom_hooks=[dict(type='dynperceiver_action.SkippedSampleHook', **hook), *hooks],
         visualizer=dict(type='Visualizer', name=root.name, vis_backends=[dict(type='LocalVisBackend')]),
         experiment_name=root.name,
-        default_scope='mmaction')
+        default_scope='mmaction',
+    )
     runner.train()
     scalars = next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
     counts = [row['train/skipped_samples'] for row in map(json.loads, scalars) if 'train/skipped_samples' in row]
@@ -77,10 +98,17 @@ def test_training_reports_skipped_samples(video_folder: Callable[..., Path], num
         assert log.count(f'Skipped in training: {root}/{name}: {reason}') == 1
 
 
+def test_every_epoch_is_counted_anew(video_folder: Callable[..., Path]) -> None:
+    root = video_folder('ok_1.mp4', 'empty.mp4', 'cut.mp4', 'ok_2.mp4')
+    report, _, counts = _train(root, num_workers=0, hooks=[_Change(root)])
+    assert counts == [2, 1]
+    assert [line.split('\t')[0] for line in report.read_text().splitlines()] == [f'{root}/{name}.mp4' for name in ('cut', 'empty', 'ok_2')]
+
+
 def test_long_lists_are_capped_in_the_log_only(video_folder: Callable[..., Path]) -> None:
     root = video_folder('ok.mp4', *(f'missing_{i}.mp4' for i in range(5)))
     report, log, _ = _train(root, num_workers=0, epochs=1, max_shown=2)
-    summary = log[log.index('5 of 6 training samples'):]
+    summary = log[log.index('5 of 6 training samples') :]
     assert f'all in {report}' in summary and '... and 3 more' in summary
     assert summary.count('missing_') == 2
     assert len(report.read_text().splitlines()) == 5
@@ -89,13 +117,14 @@ def test_long_lists_are_capped_in_the_log_only(video_folder: Callable[..., Path]
 def test_nothing_is_said_when_nothing_was_skipped(video_folder: Callable[..., Path]) -> None:
     report, log, counts = _train(video_folder('ok_1.mp4', 'ok_2.mp4'), num_workers=0)
     assert counts == [0, 0]
-    assert 'skipped' not in log[log.index('Epoch(train)'):]
+    assert 'skipped' not in log[log.index('Epoch(train)') :]
     assert not report.exists()
 
 
 def test_data_sets_inside_wrappers_are_found(video_folder: Callable[..., Path]) -> None:
     root = video_folder('ok.mp4')
     first, second = (VideoDataset(ann_file='list.txt', data_root=str(root), data_prefix=dict(video=''), pipeline=[]) for _ in range(2))
-    assert list(iter_video_datasets(ConcatDataset([first, second]))) == [first, second]
-    assert list(iter_video_datasets(RepeatDataset(first, 2))) == [first]
-    assert list(iter_video_datasets(torch.utils.data.TensorDataset(torch.zeros(1)))) == []
+    assert innermost_datasets(ConcatDataset([first, second])) == [first, second]
+    assert innermost_datasets(RepeatDataset(first, 2)) == [first]
+    plain = torch.utils.data.TensorDataset(torch.zeros(1))
+    assert innermost_datasets(plain) == [plain]

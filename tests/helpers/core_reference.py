@@ -122,7 +122,7 @@ def reference_forward(
     last_z2x: bool = True,
     token_mixers: bool = True,
 ) -> dict[str, Tensor]:
-    """Eval-mode logits ``exit1`` .. ``exit4``, feature maps ``x1`` .. ``x4`` and latent codes ``z1`` .. ``z4`` (each after self-attention)."""
+    """Eval-mode logits ``exit1`` .. ``exit4``, feature maps ``x1`` .. ``x4``, and latent codes ``z1`` .. ``z4`` after self-attention."""
     out: dict[str, Tensor] = {}
     x = stem(images)
     z = p['latent'].expand(x.shape[0], -1, -1)

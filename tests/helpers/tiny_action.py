@@ -72,7 +72,7 @@ def write_hooked_config(path: Path, base: Path, hook: str) -> Path:
     return path
 
 
-def start(command: Sequence[str | Path], python: bool = True, **variables: str) -> subprocess.Popen[str]:
+def start(command: Sequence[str | Path], python: bool = True, cwd: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
     """Start a script of this repository with this Python (or a shell script with ``python=False``), output captured.
 
     It computes with one thread, and finds this repository's packages and ``tests/helpers``.
@@ -81,7 +81,7 @@ def start(command: Sequence[str | Path], python: bool = True, **variables: str) 
     variables = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(paths), 'PYTHON': sys.executable, **variables}
     words = [*([sys.executable] if python else []), *map(str, command)]
     return subprocess.Popen(
-        words, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        words, cwd=cwd, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
@@ -116,6 +116,13 @@ def quick_runner(config: Path, work_dir: Path, hooks: Sequence[dict[str, Any]] |
     if hooks is not None:
         arguments['custom_hooks'] = list(hooks)
     return Runner(work_dir=str(work_dir), experiment_name=work_dir.name, **{**arguments, **changes})
+
+
+def close_workers(runner: Runner) -> None:
+    """End the persistent workers of a runner's training data now; the garbage collector would wait seconds for each."""
+    iterator = runner.train_dataloader._iterator
+    if iterator is not None:
+        iterator._shutdown_workers()
 
 
 def scalars(work_dir: Path) -> list[dict[str, Any]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dynperceiver_action  # noqa: F401  registers what configs name
 import pytest
 import torch
-from tiny_action import quick_runner, training_curve
+from tiny_action import close_workers, quick_runner, training_curve
+
+import dynperceiver_action  # noqa: F401  registers what configs name
 
 if TYPE_CHECKING:
     from conftest import TinyRuns
@@ -42,8 +43,9 @@ def losses(config: Path, work_dir: Path, num_epochs: int, **arguments: Any) -> l
         runner = quick_runner(config, work_dir, train_cfg=dict(by_epoch=True, max_epochs=num_epochs), param_scheduler=None, **arguments)
         seen: list[float] = []
         step = runner.model.train_step
-        runner.model.train_step = lambda *args, **kwargs: (lambda out: (seen.append(float(out['loss'])), out)[1])(step(*args, **kwargs))
+        runner.model.train_step = lambda *args, **kwargs: (lambda out: (seen.append(out['loss'].item()), out)[1])(step(*args, **kwargs))
         runner.train()
+        close_workers(runner)
     finally:
         torch.set_num_threads(threads)
     return seen
@@ -51,7 +53,7 @@ def losses(config: Path, work_dir: Path, num_epochs: int, **arguments: Any) -> l
 
 @pytest.mark.parametrize('hooked', [True, False])
 def test_only_the_hook_makes_it_so(tiny_config: Path, tmp_path: Path, hooked: bool) -> None:
-    """Without it the resumed epoch differs, so the tests above can fail; with it, it does not even where the seed was the command line's."""
+    """Without it the resumed epoch differs, so the tests above can fail; with it, not even where the config has another seed."""
     hooks = [dict(type='dynperceiver.ResumableRandomnessHook')] if hooked else []
     whole = losses(tiny_config, tmp_path / 'whole', 2, hooks=hooks, randomness=dict(seed=5))
     resumed = losses(tiny_config, tmp_path / 'resumed', 2, hooks=hooks, resume=True, load_from=str(tmp_path / 'whole' / 'epoch_1.pth'))

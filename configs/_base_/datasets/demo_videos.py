@@ -7,7 +7,7 @@ num_classes = 8
 meta_keys = ('img_shape', 'img_key', 'video_id', 'timestamp', 'filename')
 
 train_pipeline = [
-    dict(type='mmaction.DecordInit'),
+    dict(type='dynperceiver_action.DecordInit'),
     dict(type='mmaction.SampleFrames', clip_len=1, frame_interval=1, num_clips=8),
     dict(type='mmaction.DecordDecode'),
     dict(type='mmaction.RandomCrop', size=64),
@@ -15,7 +15,7 @@ train_pipeline = [
     dict(type='mmaction.PackActionInputs', meta_keys=meta_keys),
 ]
 test_pipeline = [
-    dict(type='mmaction.DecordInit'),
+    dict(type='dynperceiver_action.DecordInit'),
     dict(type='mmaction.SampleFrames', clip_len=1, frame_interval=1, num_clips=8, test_mode=True),
     dict(type='mmaction.DecordDecode'),
     dict(type='mmaction.CenterCrop', crop_size=64),

@@ -10,7 +10,7 @@ meta_keys = ('img_shape', 'img_key', 'video_id', 'timestamp', 'filename')
 flip_label_map = {86: 87, 87: 86, 93: 94, 94: 93, 166: 167, 167: 166}
 
 train_pipeline = [
-    dict(type='mmaction.DecordInit'),
+    dict(type='dynperceiver_action.DecordInit'),
     dict(type='mmaction.SampleFrames', clip_len=1, frame_interval=1, num_clips=8),
     dict(type='mmaction.DecordDecode'),
     dict(type='mmaction.Resize', scale=(-1, 256)),
@@ -27,7 +27,7 @@ train_pipeline = [
     dict(type='mmaction.PackActionInputs', meta_keys=meta_keys),
 ]
 test_pipeline = [
-    dict(type='mmaction.DecordInit'),
+    dict(type='dynperceiver_action.DecordInit'),
     dict(type='mmaction.SampleFrames', clip_len=1, frame_interval=1, num_clips=8, test_mode=True),
     dict(type='mmaction.DecordDecode'),
     dict(type='mmaction.Resize', scale=(-1, 256)),

@@ -106,7 +106,9 @@ def test_squeeze_widths_and_gates() -> None:
     assert {(type(module.activation), type(module.gate)) for module in regnet} == {(nn.ReLU, nn.Sigmoid)}
 
 
-@pytest.mark.parametrize(('name', 'eps', 'momentum'), [('mobilenet_v3_large', 1e-3, 0.01), ('resnet50', 1e-5, 0.1), ('regnet_y_400mf', 1e-5, 0.1)])
+@pytest.mark.parametrize(
+    ('name', 'eps', 'momentum'), [('mobilenet_v3_large', 1e-3, 0.01), ('resnet50', 1e-5, 0.1), ('regnet_y_400mf', 1e-5, 0.1)]
+)
 def test_batch_norm_settings(name: str, eps: float, momentum: float) -> None:
     norms = [module for module in _shadow(name).modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
@@ -122,3 +124,11 @@ def test_drop_path_grows_linearly_over_the_blocks(name: str) -> None:
         rate = 0.2 * k / (len(blocks) - 1) if drops else 0
         assert (block.drop_path.drop_prob if block.drop_path else 0) == pytest.approx(rate)
     assert all(block.drop_path is None for block in _shadow(name).modules() if hasattr(block, 'drop_path'))
+
+
+@pytest.mark.parametrize('name', FEATURE_BRANCHES)
+def test_no_strided_pointwise_convolution_on_few_channels(name: str) -> None:
+    """oneDNN writes past its buffer in their backward pass on the CPU, so that training such a branch dies at random."""
+    for key, module in shared_narrow_model(name).feature_branch.named_modules():
+        if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.stride != (1, 1):
+            assert module.in_channels >= 16, key

@@ -53,7 +53,7 @@ def test_width() -> None:
 def test_heads_must_divide_the_channels() -> None:
     from dynperceiver.layers import SelfAttentionLayer
 
-    with pytest.raises(ValueError, match='12 attention channels cannot be split over 8 heads; .*multiple of 8'):
+    with pytest.raises(ValueError, match=r'12 attention channels cannot be split over 8 heads; .*multiple of 8'):
         SelfAttentionLayer(12, num_heads=8)
 
 

@@ -1,6 +1,6 @@
 """Dyn-Perceiver for MMAction2: TSM-style video recognition with early exits."""
 
-import dynperceiver  # noqa: I001  applies the fixes that importing mmaction2 needs, so it comes first
+import dynperceiver  # applies the fixes that importing mmaction2 needs, so it comes first
 
 from . import datasets, hooks, models, transforms
 

@@ -33,5 +33,5 @@ except ModuleNotFoundError as error:
     # `python -m dynperceiver.doctor` imports this package first, and must be able to say what is missing.
     def __getattr__(name: str) -> Any:
         if name in __all__:
-            raise ImportError(f'dynperceiver.{name} needs {_missing}, which is not installed; python -m dynperceiver.doctor says what to type')
+            raise ImportError(f'dynperceiver.{name} needs {_missing}, which is missing; python -m dynperceiver.doctor says what to type')
         raise AttributeError(f'module dynperceiver has no attribute {name}')

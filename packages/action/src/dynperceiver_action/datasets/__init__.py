@@ -6,6 +6,13 @@ from .datasets import RawframeDataset, VideoDataset
 from .diagnosis import Fault, Reason, diagnose_raw_frames, diagnose_video
 
 __all__ = [
-    'Arid6Dataset', 'BadSampleError', 'BadSampleMixin', 'Fault', 'RawframeDataset', 'Reason', 'VideoDataset', 'diagnose_raw_frames',
-    'diagnose_video'
+    'Arid6Dataset',
+    'BadSampleError',
+    'BadSampleMixin',
+    'Fault',
+    'RawframeDataset',
+    'Reason',
+    'VideoDataset',
+    'diagnose_raw_frames',
+    'diagnose_video',
 ]

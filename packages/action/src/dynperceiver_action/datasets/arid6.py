@@ -18,8 +18,8 @@ _COLUMNS = ('split', 'label', 'class', 'file')
 class Arid6Dataset(VideoDataset):
     """The videos of ARID-6 in their official split, read from ``labels.csv``.
 
-    Each row of the table names a split, the label 0..5 and its class, the video file relative to ``data_prefix['video']``, and its number of
-    frames. 150 videos are for training and 96 for testing.
+    Each row of the table names a split, the label 0..5 and its class, the video file relative to ``data_prefix['video']``, and its number
+    of frames. 150 videos are for training and 96 for testing.
 
     Args:
         args: Passed on to :class:`VideoDataset`; ``ann_file`` is the table.
@@ -43,7 +43,9 @@ class Arid6Dataset(VideoDataset):
             reader = csv.DictReader(file)
             lacking = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
             if lacking:
-                raise ValueError(f'{self.ann_file} has columns {reader.fieldnames}, but {", ".join(_COLUMNS)} are needed; use its labels.csv.')
+                raise ValueError(
+                    f'{self.ann_file} has columns {reader.fieldnames}, but {", ".join(_COLUMNS)} are needed; use its labels.csv.'
+                )
             rows = list(reader)
         folder = self.data_prefix['video']
         data_list = [dict(filename=osp.join(folder, row['file']), label=int(row['label'])) for row in rows if row['split'] == self.split]

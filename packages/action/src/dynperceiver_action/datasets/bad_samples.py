@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from .diagnosis import Fault, Reason
@@ -25,7 +26,7 @@ class BadSampleError(RuntimeError):
     """A sample's file cannot be used, and it must not be skipped; the message names path, reason and remedy."""
 
 
-class BadSampleMixin:
+class BadSampleMixin(BaseDataset):
     """Names missing data, skips broken files in training, and refuses them in testing.
 
     Goes before one of mmaction2's data set classes. A subclass says how to find faults in its kind of sample by overriding
@@ -49,8 +50,7 @@ class BadSampleMixin:
 
     def __init__(self, *args: Any, source: str | None = None, **kwargs: Any) -> None:
         self.source = source
-        self._marks: torch.Tensor | None = None
-        self._logged: torch.Tensor | None = None
+        self._marks = self._logged = torch.zeros(0, dtype=torch.uint8)
         kwargs.setdefault('max_refetch', _MAX_REFETCH)
         super().__init__(*args, **kwargs)
 
@@ -77,7 +77,7 @@ class BadSampleMixin:
     def full_init(self) -> None:
         """Load the annotations and make room for the marks."""
         super().full_init()
-        if self._marks is None or len(self._marks) != len(self):
+        if len(self._marks) != len(self):
             self._make_marks()
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -116,9 +116,10 @@ class BadSampleMixin:
             index = int(substitutes.integers(len(self)))
         bad = self.skipped_samples()
         raise BadSampleError(
-            f'{self.ann_file}: no usable sample found in {self.max_refetch + 1} draws; {len(bad)} of {len(self)} samples were found to be broken'
-            + (f', for example {bad[0][0]} ({bad[0][1].text})' if bad else ', the others were rejected by the pipeline') +
-            '. Check that the data is unpacked completely and that data_prefix points to it.')
+            f'{self.ann_file}: no usable sample in {self.max_refetch + 1} draws; {len(bad)} of {len(self)} samples are known to be broken'
+            + (f', for example {bad[0][0]} ({bad[0][1].text})' if bad else ', the others were rejected by the pipeline')
+            + '. Check that the data is unpacked completely and that data_prefix points to it.'
+        )
 
     def prepare_data(self, index: int) -> Any:
         """Run the pipeline on a sample.
@@ -139,9 +140,10 @@ class BadSampleMixin:
             fault = self.fault_of_failure(info)
             if fault is None:
                 raise
-            # The traceback's frames hold a video reader of decord. If it were still around when a DataLoader forks its workers, and a worker
-            # collected it as garbage, its destructor would wait for a decoding thread that only the parent has, for ever.
+            # The traceback's frames and info hold a video reader of decord. If it were still around when a DataLoader forks its workers,
+            # and a worker collected it as garbage, its destructor would wait for ever for a decoding thread that only the parent has.
             traceback.clear_frames(error.__traceback__)
+            info.pop('video_reader', None)
             return self._reject(info, fault, error)
         fault = None if data is None else self.fault_after(info)
         return data if fault is None else self._reject(info, fault)
@@ -154,15 +156,12 @@ class BadSampleMixin:
         Returns:
             Pairs of path and reason, in the order of the annotation file.
         """
-        if self._marks is None:
-            return []
         indices = self._marks.nonzero().flatten().tolist()
         return [(self.sample_path(self.get_data_info(i)), Reason(int(self._marks[i]))) for i in indices]
 
     def clear_skipped(self) -> None:
         """Forget which samples were skipped. Files that have been logged are not logged again."""
-        if self._marks is not None:
-            self._marks.zero_()
+        self._marks.zero_()
 
     def _make_marks(self) -> None:
         self._marks = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
@@ -172,7 +171,8 @@ class BadSampleMixin:
         if self.test_mode:
             raise BadSampleError(
                 f'{fault}. A test set must be complete, so nothing is skipped here: restore the file, or take its line out of '
-                f'{self.ann_file}.') from cause
+                f'{self.ann_file}.'
+            ) from cause
         index = info['sample_idx']
         self._marks[index] = int(fault.reason)
         if not self._logged[index]:
@@ -188,4 +188,5 @@ class BadSampleMixin:
         raise FileNotFoundError(
             f'Data not found: {names} {"is" if len(missing) == 1 else "are"} missing; the data set comes from '
             f'{self.source or "a source that its config does not name"}; `make demo` needs no download.\n'
-            f'Relative paths count from {os.getcwd()}. Put the data there, link it, or set data_root, data_prefix and ann_file in the config.')
+            f'Relative paths count from {os.getcwd()}. Put the data there, or set data_root, data_prefix and ann_file in the config.'
+        )

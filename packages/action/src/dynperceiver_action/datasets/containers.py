@@ -1,7 +1,7 @@
 """Finds cut-off video files by the lengths that their containers declare, without decoding.
 
-Decoders are no judge of this: for a file whose end is missing decord raises, returns grey or repeated frames, or ends the whole process with a
-segmentation fault, depending on container, place of the cut, and whether it reads from a path or from memory.
+Decoders are no judge of this: for a file whose end is missing decord raises, returns grey or repeated frames, or ends the whole process
+with a segmentation fault, depending on container, place of the cut, and whether it reads from a path or from memory.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _FIRST_BOXES = (b'ftyp', b'moov', b'mdat', b'free', b'skip', b'wide', b'pnot', b
 def find_cut(path: str | os.PathLike[str]) -> str | None:
     """Tell whether a video file is shorter than its container says.
 
-    Knows mp4, mov and their kin (boxes), avi (RIFF), and webm and mkv (EBML). Other containers, sizes left open by the writer, and bytes after
-    the end are no fault.
+    Knows mp4, mov and their kin (boxes), avi (RIFF), and webm and mkv (EBML). Other containers, sizes left open by the writer, and bytes
+    after the end are no fault.
 
     Args:
         path: The video file.
@@ -55,15 +55,13 @@ def _cut_of_boxes(file: BinaryIO, num_bytes: int) -> str | None:
         size, kind = int.from_bytes(head[:4], 'big'), head[4:8]
         if size == 1:
             size = int.from_bytes(head[8:16], 'big')
-        elif size == 0:  # up to the end of the file
-            size = num_bytes - start
         has_index |= kind == b'moov'
         if kind in (b'moov', b'mdat', b'moof'):
             cut = _cut_of_part(f'{kind.decode()} box', start + size, num_bytes)
             if cut:
                 return cut
         if size < 8:
-            break  # padding or garbage after the last box
+            break  # 0: up to the end of the file; others: padding or garbage after the last box
         start += size
     return None if has_index else 'its index (moov box) is missing'
 

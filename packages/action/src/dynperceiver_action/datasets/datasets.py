@@ -23,8 +23,8 @@ def _is_remote(path: str) -> bool:
 class VideoDataset(BadSampleMixin, _VideoDataset):
     """mmaction2's ``VideoDataset`` that names missing data, skips broken videos in training and refuses them in testing.
 
-    Takes the arguments of ``mmaction.datasets.VideoDataset`` and of :class:`~dynperceiver_action.datasets.BadSampleMixin`. Videos at URLs are
-    left to the pipeline alone.
+    Takes the arguments of ``mmaction.datasets.VideoDataset`` and of :class:`~dynperceiver_action.datasets.BadSampleMixin`. Videos at URLs
+    are left to the pipeline alone.
     """
 
     def sample_path(self, info: dict[str, Any]) -> str:
@@ -35,7 +35,8 @@ class VideoDataset(BadSampleMixin, _VideoDataset):
     def fault_before(self, info: dict[str, Any]) -> Fault | None:
         """Look for a missing, empty or cut-off file.
 
-        This comes before decoding because decord, reading from memory as mmaction2 does, ends the process on some cut-off files.
+        This comes before decoding because decord makes grey or repeated frames of cut-off files without a word, and of some that it
+        reads from memory, as with mmaction2's own ``DecordInit``, a segmentation fault.
         """
         path = self.sample_path(info)
         return None if _is_remote(path) else quick_look(path)
@@ -50,8 +51,8 @@ class VideoDataset(BadSampleMixin, _VideoDataset):
 class RawframeDataset(BadSampleMixin, _RawframeDataset):
     """mmaction2's ``RawframeDataset`` that names missing data, skips broken samples in training and refuses them in testing.
 
-    Takes the arguments of ``mmaction.datasets.RawframeDataset`` and of :class:`~dynperceiver_action.datasets.BadSampleMixin`. Frames at URLs
-    are left to the pipeline alone.
+    Takes the arguments of ``mmaction.datasets.RawframeDataset`` and of :class:`~dynperceiver_action.datasets.BadSampleMixin`. Frames at
+    URLs are left to the pipeline alone.
     """
 
     def sample_path(self, info: dict[str, Any]) -> str:
@@ -59,7 +60,7 @@ class RawframeDataset(BadSampleMixin, _RawframeDataset):
         return info['frame_dir']
 
     def fault_before(self, info: dict[str, Any]) -> Fault | None:
-        """Look for an annotation without frames, from which mmaction2 would sample frames that do not exist."""
+        """Look for an annotation without frames, from which mmaction2 would sample what is not there or, on some machines, frame 1."""
         if info['total_frames'] <= 0:
             return Fault(info['frame_dir'], Reason.NO_FRAMES, f'the annotation says total_frames={info["total_frames"]}')
         return None
@@ -78,7 +79,7 @@ class RawframeDataset(BadSampleMixin, _RawframeDataset):
         return diagnose_raw_frames(info['frame_dir'], self._frame_paths(info), info['total_frames'])
 
     def _frame_paths(self, info: dict[str, Any]) -> list[str]:
-        axes = ((), ) if info['modality'] == 'RGB' else (('x', ), ('y', ))
+        axes = ((),) if info['modality'] == 'RGB' else (('x',), ('y',))
         numbers = unique_ints(info['frame_inds']) if 'frame_inds' in info else []
         names = [info['filename_tmpl'].format(*axis, number + info.get('offset', 0)) for number in numbers for axis in axes]
         return [osp.join(info['frame_dir'], name) for name in names]

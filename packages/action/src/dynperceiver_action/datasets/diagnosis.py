@@ -83,8 +83,8 @@ def diagnose_video(path: str, frame_inds: Iterable[int] | None = None) -> Fault 
 
     Args:
         path: The video file.
-        frame_inds: Frames to decode, counted from 0; None for the first and the last. Indices outside the video are left out, because asking
-            for them is no fault of the file.
+        frame_inds: Frames to decode, counted from 0; None for the first and the last. Indices outside the video are left out, because
+            asking for them is no fault of the file.
 
     Returns:
         The fault, or None if the file is there, complete, and these frames decode.

@@ -5,6 +5,18 @@ from .motions import MOTIONS, Pose, pose_path
 from .render import ClipSpec, draw_clip_spec, load_digit_images, render_clip, render_ground
 
 __all__ = [
-    'MOTIONS', 'ClipSpec', 'DemoParams', 'Pose', 'digit_split', 'draw_clip_spec', 'is_complete', 'load_digit_images', 'make_demo_clips',
-    'pose_path', 'render_clip', 'render_ground', 'write_overview', 'write_video'
+    'MOTIONS',
+    'ClipSpec',
+    'DemoParams',
+    'Pose',
+    'digit_split',
+    'draw_clip_spec',
+    'is_complete',
+    'load_digit_images',
+    'make_demo_clips',
+    'pose_path',
+    'render_clip',
+    'render_ground',
+    'write_overview',
+    'write_video',
 ]

@@ -62,10 +62,12 @@ class DemoParams:
                 raise ValueError(f'{name}={getattr(self, name)} is too small: {name} must be at least {low}; pass {name}={low} or more.')
         if self.size_px % 2:
             raise ValueError(f'size_px={self.size_px} is odd, but the video codec needs even sizes; pass size_px={self.size_px + 1}.')
-        # decord takes the bytes per pixel from rows that FFmpeg pads to multiples of 32 pixels, and comes out wrong where that divides evenly.
+        # decord takes the bytes per pixel from rows that FFmpeg pads to multiples of 32 pixels: wrong where that divides evenly.
         padded = 3 * 32 * math.ceil(self.size_px / 32)
         if padded != 3 * self.size_px and padded % self.size_px == 0:
-            raise ValueError(f'size_px={self.size_px}: decord cannot read videos of this width; pass size_px={self.size_px - 2} or another size.')
+            raise ValueError(
+                f'size_px={self.size_px}: decord misreads videos of this width; pass another size, say size_px={self.size_px - 2}.'
+            )
 
 
 def make_demo_clips(out_dir: str | Path, params: DemoParams | None = None, *, progress: bool = True) -> bool:
@@ -161,11 +163,12 @@ def write_video(path: str | Path, frames_THWC: NDArray[np.uint8], fps: float) ->
         RuntimeError: If this build of OpenCV cannot write the file.
     """
     height, width = frames_THWC.shape[1:3]
-    writer = cv2.VideoWriter(os.fspath(path), cv2.VideoWriter_fourcc(*'mp4v'), float(fps), (width, height))
+    writer = cv2.VideoWriter(os.fspath(path), cv2.VideoWriter.fourcc(*'mp4v'), float(fps), (width, height))
     if not writer.isOpened():
         raise RuntimeError(
-            f'{path}: OpenCV {cv2.__version__} cannot write mp4 (codec mp4v) here; check that the folder is writable, or install a build with '
-            'FFmpeg: pip install opencv-contrib-python-headless')
+            f'{path}: OpenCV {cv2.__version__} cannot write mp4 (codec mp4v) here; check that the folder is writable, or install a '
+            'build with FFmpeg: pip install opencv-contrib-python-headless'
+        )
     try:
         for frame in frames_THWC:
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
@@ -198,7 +201,7 @@ def _fill(folder: Path, params: DemoParams, progress: bool) -> None:
     digits = digit_split(len(images))
     counts = {'train': params.num_train, 'val': params.num_val}
     bar = ProgressBar(sum(counts.values()), file=sys.stderr) if progress else None
-    shown = []
+    shown: list[tuple[str, NDArray[np.uint8]]] = []
     for split_index, split in enumerate(_SPLITS):
         (folder / split).mkdir()
         lines = []
@@ -219,7 +222,8 @@ def _fill(folder: Path, params: DemoParams, progress: bool) -> None:
         bar.file.write('\n')
     (folder / 'classes.txt').write_text('\n'.join(MOTIONS) + '\n', encoding='utf-8')
     write_overview(folder / 'overview.png', shown)
-    versions = {'python': platform.python_version(), 'numpy': np.__version__, 'opencv': cv2.__version__, 'scikit-learn': version('scikit-learn')}
+    versions = {name: version(name) for name in ('numpy', 'scikit-learn')}
+    versions |= {'python': platform.python_version(), 'opencv': cv2.__version__}
     manifest = {
         'format_version': _FORMAT_VERSION,
         'params': asdict(params),

@@ -1,9 +1,9 @@
 """The eight motions of the demo clips, as walks on a four-dimensional torus.
 
-What a frame shows of the digit is a point with four cyclic coordinates: horizontal and vertical position, orientation and log-size. A motion
-class walks along one coordinate in one direction and leaves the other three alone. The start is uniform on the torus, so every frame of every
-class is uniform on it too: seen alone, no frame says anything about its class, and the best possible single-frame classifier is at chance.
-Reversing time turns a class into its opposite.
+What a frame shows of the digit is a point with four cyclic coordinates: horizontal and vertical position, orientation and log-size. A
+motion class walks along one coordinate in one direction and leaves the other three alone. The start is uniform on the torus, so every frame
+of every class is uniform on it too: seen alone, no frame says anything about its class, and the best possible single-frame classifier is at
+chance. Reversing time turns a class into its opposite.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def draw_clip_spec(rng: np.random.Generator, motion: str, digits: Sequence[int])
     top, bottom = rng.uniform(140, 255, (2, 3)).tolist()
     return ClipSpec(
         motion=motion,
-        digit=int(digits[rng.integers(len(digits))]),
+        digit=digits[int(rng.integers(len(digits)))],
         start=Pose(x, y, turn, size),
         cycles=_CYCLES[motion] * rng.uniform(0.8, 1.2),
         colours=(tuple(top), tuple(bottom)),
@@ -129,8 +129,8 @@ def render_clip(spec: ClipSpec, digit_images: NDArray[np.float32], num_frames: i
     digit = _enlarge(digit_images[spec.digit])
     poses = pose_path(spec.motion, spec.start, spec.cycles, num_frames)
     frames = np.stack([_draw_digit(ground_HWC, digit, pose, spec) for pose in poses])
-    frames = np.clip(np.rint(frames), 0, 255).astype(np.uint8)
-    return 255 - frames if spec.negative else frames
+    pixels = np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+    return 255 - pixels if spec.negative else pixels
 
 
 def _enlarge(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterator
-from typing import Any
 
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from dynperceiver.hooks import innermost_datasets
+
 from ..datasets import BadSampleMixin, Reason
 from ..registry import HOOKS
 
-__all__ = ['SkippedSampleHook', 'iter_video_datasets']
+__all__ = ['SkippedSampleHook']
 
 
 @HOOKS.register_module()
 class SkippedSampleHook(Hook):
     """Says after every training epoch which samples were skipped, and why.
 
-    Logs their number, paths and reasons; writes the paths and reasons of all epochs so far to ``skipped_samples.txt`` in the work directory;
-    and records the epoch's number as the scalar ``train/skipped_samples``. Processes of a distributed run are counted together. Data sets
-    other than those of this package are passed over.
+    Logs their number, paths and reasons; writes the paths and reasons of all epochs so far to ``skipped_samples.txt`` in the work
+    directory; and records the epoch's number as the scalar ``train/skipped_samples``. Processes of a distributed run are counted together.
+    Data sets other than those of this package are passed over.
 
     Args:
         max_shown: Number of paths in one log message; the file has them all.
@@ -36,7 +36,7 @@ class SkippedSampleHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Report the epoch's skipped samples and start counting anew."""
-        datasets = list(iter_video_datasets(runner.train_dataloader.dataset))
+        datasets = [inner for inner in innermost_datasets(runner.train_dataloader.dataset) if isinstance(inner, BadSampleMixin)]
         if not datasets:
             return
         mine = [pair for dataset in datasets for pair in dataset.skipped_samples()]
@@ -48,12 +48,13 @@ class SkippedSampleHook(Hook):
             path = self._write_all(runner.work_dir, skipped)
             lines = [f'{name}: {reason.text}' for name, reason in sorted(skipped.items())]
             if len(lines) > self.max_shown:
-                lines[self.max_shown:] = [f'... and {len(lines) - self.max_shown} more']
+                lines[self.max_shown :] = [f'... and {len(lines) - self.max_shown} more']
             num_samples = sum(len(dataset) for dataset in datasets)
             # With the epoch in front, because MMEngine's logger drops a warning that repeats an earlier one.
             runner.logger.warning(
-                f'Epoch {runner.epoch + 1}: {len(skipped)} of {num_samples} training samples were skipped; all in {path}:\n  ' +
-                '\n  '.join(lines))
+                f'Epoch {runner.epoch + 1}: {len(skipped)} of {num_samples} training samples were skipped; all in {path}:\n  '
+                + '\n  '.join(lines)
+            )
 
     def _record(self, runner: Runner, num_skipped: int) -> None:
         # The scalar of the hub shows in every line of the log from here on, so it is left out for as long as there is nothing to say.
@@ -68,20 +69,3 @@ class SkippedSampleHook(Hook):
             with open(path, 'w', encoding='utf-8') as file:
                 file.writelines(f'{name}\t{reason.text}\n' for name, reason in sorted(self._known.items()))
         return path
-
-
-def iter_video_datasets(dataset: Any) -> Iterator[BadSampleMixin]:
-    """Find the data sets that mark skipped samples inside wrappers such as ``ConcatDataset`` and ``RepeatDataset``.
-
-    Args:
-        dataset: A data set or a wrapper that has others in ``dataset`` or ``datasets``.
-
-    Yields:
-        The data sets.
-    """
-    if isinstance(dataset, BadSampleMixin):
-        yield dataset
-        return
-    for inner in [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]:
-        if inner is not None:
-            yield from iter_video_datasets(inner)

@@ -97,8 +97,8 @@ class EarlyExitRecognizer(BaseRecognizer):
         labels = torch.stack([sample.gt_label for sample in data_samples])
         if logits[0].shape[0] != labels.shape[0]:
             raise ValueError(
-                f'{labels.shape[0]} videos gave {logits[0].shape[0]} clips of {self.backbone.num_frames} frames; training takes one clip per '
-                'video: set num_frames of the model to the frames that the training pipeline samples'
+                f'{labels.shape[0]} videos gave {logits[0].shape[0]} clips of {self.backbone.num_frames} frames; training takes one clip '
+                'per video: set num_frames of the model to the frames that the training pipeline samples'
             )
         target = labels.squeeze(1) if labels.shape[1] == 1 else labels
         hard = target if target.dim() == 1 else target.argmax(1)

@@ -1,5 +1,8 @@
 """Steps of a video pipeline that mmaction2 lacks."""
 
+from .decord_init import DecordInit
 from .exposure import ClipExposure
+from .motion import FrameDifference
+from .placement import RandomPlacement
 
-__all__ = ['ClipExposure']
+__all__ = ['ClipExposure', 'DecordInit', 'FrameDifference', 'RandomPlacement']

@@ -43,13 +43,13 @@ def costs_of_config(cfg: Config, shape: Sequence[int] | None = None) -> dict[str
     shape = list(shape or cfg.get('input_shape') or (224,))
     height, width = shape[0], shape[-1]
     network = find_network(model)
+    trunk: nn.Module | None = network or getattr(model, 'backbone', None)
+    if trunk is None:
+        raise ValueError(f'{type(model).__name__} holds neither a DynPerceiver nor a backbone; its cost cannot be counted per exit')
     if network is not None:
         costs = [asdict(cost) for cost in count_exit_costs(network, height, width)]
-        frames, trunk = network.num_frames, network
+        frames = network.num_frames
     else:
-        trunk = getattr(model, 'backbone', None)
-        if trunk is None:
-            raise ValueError(f'{type(model).__name__} holds neither a DynPerceiver nor a backbone; its cost cannot be counted per exit')
         frames = 1
         gmacs = count_gmacs(meta_copy(trunk), torch.empty(1, 3, height, width, device='meta'))
         params = sum(parameter.numel() for parameter in trunk.parameters())
@@ -75,8 +75,10 @@ def cost_table(report: dict[str, Any]) -> str:
     ]
     last = report['exits'][-1]['cost_gmacs']
     lines += [
-        f'{row["number"]:>8}  {row["cost_gmacs"]:>9.4g}  {row["cost_gmacs"] / last:>8.1%}  {row["segment_gmacs"]:>9.4g}  {row["num_params"] / 1e6:>8.3f}M'
+        f'{row["number"]:>8}  {row["cost_gmacs"]:>9.4g}  {row["cost_gmacs"] / last:>8.1%}  {row["segment_gmacs"]:>9.4g}  '
+        f'{row["num_params"] / 1e6:>8.3f}M'
         for row in report['exits']
     ]
-    lines.append(f'parameters: {report["num_params"] / 1e6:.3f} M in the whole model, {report["network_params"] / 1e6:.3f} M in the network')
+    whole, network = report['num_params'] / 1e6, report['network_params'] / 1e6
+    lines.append(f'parameters: {whole:.3f} M in the whole model, {network:.3f} M in the network')
     return '\n'.join(lines)

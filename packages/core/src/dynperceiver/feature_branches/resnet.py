@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import FeatureBranch, ResidualBlock, ShiftFactory, initialize_convolutions
 
 __all__ = ['BasicBlock', 'Bottleneck', 'ResNetVariant']
+
+
+class _NarrowStridedConv2d(nn.Conv2d):
+    """A strided 1x1 convolution as a slice and a plain one, which is the same.
+
+    oneDNN (up to at least 3.12; its issue 6035) writes past its buffer in the backward pass of a strided 1x1 convolution on the CPU
+    when a channels-last map of fewer than 16 channels comes in.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(input[..., :: self.stride[0], :: self.stride[1]], self.weight)
 
 
 class _ResNetBlock(ResidualBlock):
@@ -30,7 +42,8 @@ class _ResNetBlock(ResidualBlock):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+            conv = _NarrowStridedConv2d if stride > 1 and in_channels < 16 else nn.Conv2d
+            self.downsample = nn.Sequential(conv(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
     def forward(self, feature_BCHW: Tensor) -> Tensor:
         """Shape (B, in_channels, H, W) to (B, out_channels, H/stride, W/stride)."""

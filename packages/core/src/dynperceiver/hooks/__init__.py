@@ -1,7 +1,8 @@
 """Hooks for MMEngine's runner."""
 
+from .datasets import innermost_datasets
 from .non_finite_loss import NonFiniteLossHook
 from .resumable_randomness import ResumableRandomnessHook, SeedSample
 from .test_scalars import TestScalarsHook
 
-__all__ = ['NonFiniteLossHook', 'ResumableRandomnessHook', 'SeedSample', 'TestScalarsHook']
+__all__ = ['NonFiniteLossHook', 'ResumableRandomnessHook', 'SeedSample', 'TestScalarsHook', 'innermost_datasets']

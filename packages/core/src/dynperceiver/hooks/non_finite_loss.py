@@ -30,8 +30,9 @@ def _file_names(data_batch: Any) -> list[str]:
 class NonFiniteLossHook(Hook):
     """Raise as soon as a loss term is NaN or infinite, naming the iteration, the terms and the batch's files.
 
-    It runs before the iteration's checkpoint is written. A step can also leave broken weights behind a loss that was still finite, so the
-    weights are checked, too, whenever they are about to be saved: no checkpoint on disk is broken, and ``--resume`` goes on from a sound one.
+    It runs before the iteration's checkpoint is written. A step can also leave broken weights behind a loss that was still finite, so
+    the weights are checked, too, whenever they are about to be saved: no checkpoint on disk is broken, and ``--resume`` goes on from a
+    sound one.
 
     Args:
         interval: Check the loss every so many iterations; only 1 is sure to name the batch that did it. Reading a loss from a GPU makes it
@@ -63,7 +64,7 @@ class NonFiniteLossHook(Hook):
         for name, value in (outputs or {}).items():
             number = torch.as_tensor(value, dtype=torch.float32) if not isinstance(value, torch.Tensor) else value
             if 'loss' in name and not bool(torch.isfinite(number).all()):
-                bad[name] = float(number.float().mean())
+                bad[name] = float(number.detach().float().mean())
         if bad:
             terms = ', '.join(f'{name}={value}' for name, value in bad.items())
             rates = MessageHub.get_current_instance().log_scalars.get('train/lr')

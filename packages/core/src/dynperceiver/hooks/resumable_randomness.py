@@ -11,9 +11,9 @@ from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from torch.utils.data import Dataset
 
 from ..registry import HOOKS
+from .datasets import innermost_datasets
 
 __all__ = ['ResumableRandomnessHook', 'SeedSample']
 
@@ -45,12 +45,6 @@ class SeedSample:
         return results
 
 
-def _innermost(dataset: Dataset[Any]) -> list[Any]:
-    if hasattr(dataset, 'datasets'):
-        return [inner for part in dataset.datasets for inner in _innermost(part)]
-    return _innermost(dataset.dataset) if hasattr(dataset, 'dataset') else [dataset]
-
-
 @HOOKS.register_module()
 class ResumableRandomnessHook(Hook):
     """Tie all randomness to seed and progress, so that ``--resume`` gives the same losses as a run that was not stopped.
@@ -71,7 +65,7 @@ class ResumableRandomnessHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Put :class:`SeedSample` first in the pipeline of the training data, before any worker copies it, and seed the sampler."""
         loader = runner.train_dataloader
-        for dataset in _innermost(loader.dataset):
+        for dataset in innermost_datasets(loader.dataset):
             steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', None)
             if steps is None:
                 print_log(
@@ -83,7 +77,7 @@ class ResumableRandomnessHook(Hook):
         # MMEngine builds the sampler before it reads the checkpoint's seed, and all ranks must shuffle alike even with --diff-rank-seed.
         shared_seed = all_gather_object(runner.seed)[0]
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
-            if isinstance(getattr(sampler, 'seed', None), int):
+            if sampler is not None and isinstance(getattr(sampler, 'seed', None), int):
                 sampler.seed = shared_seed
 
     def before_train_epoch(self, runner: Runner) -> None:

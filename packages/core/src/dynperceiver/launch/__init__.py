@@ -1,6 +1,6 @@
 """Command lines and start-up shared by the scripts in ``tools/``."""
 
-from .options import UsageError, parse_test_args, parse_train_args, test_config, train_config
+from .options import UsageError, parse_test_args, parse_train_args, read_config, test_config, train_config
 from .runner import build_runner, prepare_cpu_processes, run_tool
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     'parse_test_args',
     'parse_train_args',
     'prepare_cpu_processes',
+    'read_config',
     'run_tool',
     'test_config',
     'train_config',

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-__all__ = ['UsageError', 'parse_test_args', 'parse_train_args', 'test_config', 'train_config']
+__all__ = ['UsageError', 'parse_test_args', 'parse_train_args', 'read_config', 'test_config', 'train_config']
 
 
 class UsageError(ValueError):
@@ -16,8 +16,8 @@ class UsageError(ValueError):
 
 
 CFG_OPTIONS_HELP = (
-    'settings to override, as key=value: --cfg-options optim_wrapper.optimizer.lr=0.02 model.backbone.num_latents=64. Lists: key="[a,b]" or '
-    'key=a,b; nested: key="[(a,b),(c,d)]" (with the quotes, without blanks)'
+    'settings to override, as key=value: --cfg-options optim_wrapper.optimizer.lr=0.02 model.backbone.num_latents=64. Lists: key="[a,b]" '
+    'or key=a,b; nested: key="[(a,b),(c,d)]" (with the quotes, without blanks)'
 )
 
 
@@ -65,11 +65,20 @@ def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _read_config(args: argparse.Namespace) -> Config:
+def read_config(path: str | Path) -> Config:
+    """Read a config file.
+
+    Raises:
+        FileNotFoundError: If it, or one that it inherits from, is missing.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'config {path} is missing; the configs that come with the project are below configs/')
+    return Config.fromfile(path)
+
+
+def _start_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'config {args.config} is missing; the configs that come with the project are below configs/')
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -85,7 +94,7 @@ def train_config(args: argparse.Namespace) -> Config:
         FileNotFoundError: If the config or the checkpoint to resume from is missing.
         UsageError: If a flag needs something that the config lacks.
     """
-    cfg = _read_config(args)
+    cfg = _start_config(args)
     if args.seed is not None or args.diff_rank_seed or args.deterministic:
         randomness = dict(cfg.get('randomness') or {})
         if args.seed is not None:
@@ -151,7 +160,7 @@ def test_config(args: argparse.Namespace) -> Config:
         raise UsageError(f'--interval {args.interval}: draw every 1 or more samples')
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         raise UsageError(f'--out {args.out}: predictions are kept in a pickle file, its name must end in .pkl or .pickle')
-    cfg = _read_config(args)
+    cfg = _start_config(args)
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint} is missing; train one with tools/train.py {args.config}')
     cfg.load_from = args.checkpoint

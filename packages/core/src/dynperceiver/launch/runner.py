@@ -51,7 +51,8 @@ def run_tool(main: Callable[[], None], *expected: type[Exception]) -> None:
         main: The tool.
         expected: Further exceptions of this kind.
     """
+    caught: tuple[type[Exception], ...] = (FileNotFoundError, FileExistsError, UsageError, *expected)
     try:
         main()
-    except (FileNotFoundError, FileExistsError, UsageError, *expected) as error:
+    except caught as error:
         sys.exit(f'error: {error}')

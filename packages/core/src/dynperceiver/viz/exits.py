@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ['plot_exit_tradeoff', 'read_exit_accuracies']
 
@@ -20,16 +21,23 @@ def read_exit_accuracies(path: str | Path, metric: str = 'top1') -> list[float]:
         metric: ``top1``, ``top5`` or ``mean_class``.
 
     Raises:
-        ValueError: If the file holds no such metric.
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is not the result of one test, or holds no such metric.
     """
-    text = Path(path).read_text()
+    remedy = 'pass the one that tools/test.py writes in its work dir, WORK_DIR/TIME/TIME.json'
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'result {path} is missing; {remedy}')
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f'{path} is not the JSON file of one test ({error}); pass the one that tools/test.py writes in its work dir') from error
+        values = json.loads(Path(path).read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'{path} is not the JSON file of one test ({error}); {remedy}') from error
+    if not isinstance(values, dict):
+        raise ValueError(f'{path} is not the JSON file of one test (it holds a {type(values).__name__}); {remedy}')
     names = sorted(name for name in values if name.rpartition('/')[2].startswith('exit') and name.endswith(f'_{metric}'))
     if not names:
-        raise ValueError(f'{path} has no {metric} per exit, only {", ".join(values) or "nothing"}; pass the JSON file that tools/test.py writes')
+        raise ValueError(
+            f'{path} has no {metric} per exit, only {", ".join(values) or "nothing"}; pass the JSON file that tools/test.py writes'
+        )
     return [float(values[name]) for name in names]
 
 
@@ -55,11 +63,12 @@ def plot_exit_tradeoff(
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.6), layout='constrained')
+    below: dict[str, Any] = dict(xytext=(0, -12), textcoords='offset points', ha='center', va='top', fontsize=8)
     for (name, points), colour in zip(series.items(), COLOURS * len(series), strict=False):
         gmacs, accuracies = [x for x, _ in points], [100 * y for _, y in points]
         axes.plot(gmacs, accuracies, 'o-', color=colour, label=name, markersize=7, linewidth=1.8)
         for number, (x, y) in enumerate(zip(gmacs, accuracies, strict=True), 1):
-            axes.annotate(f'exit {number}\n{y:.1f} %', (x, y), xytext=(0, -12), textcoords='offset points', ha='center', va='top', fontsize=8)
+            axes.annotate(f'exit {number}\n{y:.1f} %', (x, y), **below)
     if chance is not None:
         axes.axhline(100 * chance, color='0.45', linestyle='--', linewidth=1)
         axes.annotate(f'chance {100 * chance:.1f} %', (0.01, 100 * chance), xycoords=('axes fraction', 'data'), xytext=(0, 3),

@@ -1,0 +1,102 @@
+"""The parts of tools/demo.py that need no training: the bar, the display, and how a step ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from tiny_action import ROOT
+
+STEP = '2026/01/01 00:00:00 - mmengine - INFO - Epoch(train)  [{epoch}][{step:>2}/60]  lr: 1.0e-03  eta: 0:01:00  loss: 5.0'
+VALIDATION = 'INFO - Epoch(val) [1][8/8]    acc/exit1_top1: 0.5125  acc/exit1_top5: 0.9  acc/exit2_top1: 0.7000  acc/exit4_top1: 1.0000'
+
+
+@pytest.fixture(scope='module')
+def demo() -> ModuleType:
+    spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(('done', 'drawn'), [(0, '[....]'), (1, '[#...]'), (2, '[##..]'), (4, '[####]')])
+def test_bar(demo: ModuleType, done: int, drawn: str) -> None:
+    assert demo.bar(done, 4, width=4) == drawn
+
+
+def test_display_shows_a_line_per_epoch_where_there_is_no_terminal(demo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    display = demo.TrainingDisplay()
+    display.feed('max_epochs = 10')
+    for epoch in (1, 2):
+        for step in (20, 40, 60):
+            display.feed(STEP.format(epoch=epoch, step=step))
+        display.feed(VALIDATION)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert 'epoch 1/10, top-1 of exits 1-4: not measured yet, ' in lines[0] and lines[0].endswith(' s left')
+    assert 'epoch 2/10, top-1 of exits 1-4: 51 / 70 / 100 %, ' in lines[1]
+
+
+def test_display_overwrites_its_line_on_a_terminal(
+    demo: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+    display = demo.TrainingDisplay()
+    display.feed('max_epochs = 2')
+    for step in (30, 60):
+        display.feed(STEP.format(epoch=1, step=step))
+    display.feed(STEP.format(epoch=2, step=60))
+    written = capsys.readouterr().out
+    assert '\n' not in written
+    shown = written.split('\r')[1:]
+    assert [line.strip().split(' epoch')[0] for line in shown] == [demo.bar(part, 4) for part in (1, 2, 4)]
+    assert all(len(later) >= len(earlier.rstrip()) for earlier, later in pairwise(shown))
+    assert ' 0 s left' in shown[-1]
+
+
+def test_time_left_is_in_proportion(demo: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(demo.time, 'time', lambda: next(clock))
+    display = demo.TrainingDisplay()
+    display.feed('max_epochs = 4')
+    display.feed(STEP.format(epoch=1, step=60))
+    assert '30 s left' in capsys.readouterr().out
+
+
+def test_lines_that_say_nothing_about_progress_show_nothing(demo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    display = demo.TrainingDisplay()
+    for line in ('', 'Epoch(val) [1][1/8]', STEP.format(epoch=1, step=20), 'Saving checkpoint at 1 epochs'):
+        display.feed(line)  # the number of epochs is not known yet
+    assert capsys.readouterr().out == ''
+
+
+def test_number_of_epochs_is_found_in_the_schedule(demo: ModuleType) -> None:
+    """The demo reads it from the schedule that its config inherits from."""
+    text = (ROOT / 'configs' / '_base_' / 'schedules' / 'adamw_small.py').read_text()
+    assert len(re.findall(r'^max_epochs = \d+', text, re.MULTILINE)) == 1
+    assert "schedules/adamw_small.py'" in (ROOT / demo.CONFIG).read_text()
+
+
+def test_step_that_succeeds_leaves_its_output_in_a_log(demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fed: list[str] = []
+    display = demo.TrainingDisplay()
+    display.feed = fed.append
+    demo.run('[1/1] title', ['-c', 'print("one"); import sys; print("two", file=sys.stderr)'], tmp_path / 'step.log', display)
+    assert sorted((tmp_path / 'step.log').read_text().split()) == ['one', 'two'] == sorted(line.strip() for line in fed)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == '[1/1] title' and lines[1].strip().startswith('$ python -c') and lines[-1].strip().startswith('done in')
+
+
+def test_step_that_fails_ends_the_demo_with_the_end_of_its_output(demo: ModuleType, tmp_path: Path) -> None:
+    script = 'for i in range(30): print("line", i)\nraise SystemExit(3)'
+    with pytest.raises(SystemExit) as caught:
+        demo.run('[1/1] title', ['-c', script], tmp_path / 'step.log')
+    message = str(caught.value.code)
+    assert 'line 29\n' in message and 'line 5\n' not in message
+    assert f'error: this step failed (exit code 3); the whole output is in {tmp_path / "step.log"}' in message

@@ -80,9 +80,7 @@ def main() -> None:
     start = time.time()
     options = ['--work-dir', str(args.work_dir)] + (['--cfg-options', *args.cfg_options] if args.cfg_options else [])
     run('[1/4] clips of moving handwritten digits', ['tools/make_demo_clips.py', args.data], work / 'clips.log')
-    epochs = re.search(r'^max_epochs = (\d+)', (ROOT / 'configs/_base_/schedules/adamw_small.py').read_text(), re.MULTILINE)
     display = TrainingDisplay()
-    display.feed(f'max_epochs = {epochs[1]}' if epochs else '')
     run('[2/4] training', ['tools/train.py', CONFIG, *options], work / 'train.log', display)
     checkpoint = Path((work / 'last_checkpoint').read_text().strip())
     checkpoint = checkpoint.relative_to(ROOT) if checkpoint.is_relative_to(ROOT) else checkpoint

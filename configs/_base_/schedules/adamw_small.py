@@ -1,11 +1,11 @@
-# For small data sets and short trainings from random weights: AdamW, linear warm-up, cosine; no decay on norms and biases.
-max_epochs = 14
+# For small data sets and short trainings: AdamW, linear warm-up, cosine.
+max_epochs = 8
 train_cfg = dict(type='mmengine.EpochBasedTrainLoop', max_epochs=max_epochs, val_begin=1, val_interval=1)
 val_cfg = dict(type='mmengine.ValLoop')
 test_cfg = dict(type='mmengine.TestLoop')
 param_scheduler = [
-    dict(type='mmengine.LinearLR', start_factor=0.05, by_epoch=True, begin=0, end=2, convert_to_iter_based=True),
-    dict(type='mmengine.CosineAnnealingLR', by_epoch=True, begin=2, end=max_epochs, eta_min_ratio=0.01, convert_to_iter_based=True),
+    dict(type='mmengine.LinearLR', start_factor=0.05, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
+    dict(type='mmengine.CosineAnnealingLR', by_epoch=True, begin=1, end=max_epochs, eta_min_ratio=0.01, convert_to_iter_based=True),
 ]
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dynperceiver_action.transforms import ClipExposure, FrameDifference, RandomPlacement
+from dynperceiver_action.transforms import ClipExposure, FrameDifference, RandomPlacement, TemporalFlip
 
 
 def frames(levels, height=6, width=8):
@@ -97,6 +97,7 @@ def test_placement_keeps_the_whole_picture_where_it_is_small_and_fills_around_it
         (RandomPlacement, dict(size=(0, 4)), r'size=\(0, 4\)'),
         (RandomPlacement, dict(size=(4, 4), scales=(1.0, 0.5)), 'smallest and a largest'),
         (RandomPlacement, dict(size=(4, 4), fill=300), 'fill=300'),
+        (TemporalFlip, dict(prob=1.5), 'prob=1.5'),
     ],
 )
 def test_numbers_outside_their_rule_are_refused(step, arguments, text):
@@ -107,3 +108,19 @@ def test_numbers_outside_their_rule_are_refused(step, arguments, text):
 def test_steps_print_their_arguments():
     assert repr(FrameDifference(spread=5)) == 'FrameDifference(spread=5, floor=2.0)'
     assert 'size=(4, 8)' in repr(RandomPlacement((4, 8))) and 'jitter=0.3' in repr(ClipExposure(jitter=0.3))
+
+
+def test_temporal_flip_reverses_time_and_maps_the_label():
+    step = TemporalFlip(prob=1.0, label_map={2: 3, 3: 2})
+    for label, expected in ((2, 3), (3, 2), (0, 0)):
+        result = step.transform(dict(imgs=frames([1, 2, 3, 4]), label=label))
+        assert [int(frame[0, 0, 0]) for frame in result['imgs']] == [4, 3, 2, 1]
+        assert result['label'] == expected and result['temporal_flip']
+
+
+def test_temporal_flip_leaves_clips_alone_at_probability_0_and_flips_about_half_at_one_half():
+    result = TemporalFlip(prob=0.0, label_map={2: 3}).transform(dict(imgs=frames([1, 2]), label=2))
+    assert [int(frame[0, 0, 0]) for frame in result['imgs']] == [1, 2] and result['label'] == 2
+    np.random.seed(0)
+    flips = [TemporalFlip().transform(dict(imgs=frames([1, 2]), label=0))['temporal_flip'] for _ in range(200)]
+    assert 70 < sum(flips) < 130

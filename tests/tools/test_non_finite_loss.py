@@ -58,6 +58,14 @@ def test_nan_loss_stops_with_iteration_and_files(prepare: Any, tmp_path: Path) -
     assert_checkpoints(tmp_path, 'epoch_1.pth')
 
 
+def test_loss_is_checked_before_the_iterations_own_checkpoint(prepare: Any, tmp_path: Path) -> None:
+    saving = dict(checkpoint=dict(type='mmengine.CheckpointHook', interval=1, by_epoch=False))
+    runner, _ = prepare(dict(type='PoisonHook', at=3), default_hooks=saving)
+    with pytest.raises(FloatingPointError, match=r'^loss is not finite at epoch 1, iteration 3'):
+        runner.train()
+    assert_checkpoints(tmp_path, 'iter_1.pth', 'iter_2.pth')
+
+
 def test_weights_that_break_after_the_last_finite_loss_are_not_saved(prepare: Any, tmp_path: Path) -> None:
     """The step of an epoch's last iteration can break the weights, and the loss shows it only in the next epoch."""
     runner, batch = prepare(dict(type='PoisonHook', at=4, when='after', value=float('inf')))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +36,23 @@ def test_resumed_training_ends_with_the_same_weights(tiny_runs: TinyRuns) -> Non
         torch.testing.assert_close(resumed['state_dict'][key], value, rtol=0, atol=0)
 
 
-def losses(config: Path, work_dir: Path, num_epochs: int, **arguments: Any) -> list[float]:
-    """Train within this process; returns the loss of every iteration."""
+def losses(config: Path, work_dir: Path, num_epochs: int, watch: Callable[[Any], None] | None = None, **arguments: Any) -> list[float]:
+    """Train within this process; returns the loss of every iteration. ``watch`` is called with every batch."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         runner = quick_runner(config, work_dir, train_cfg=dict(by_epoch=True, max_epochs=num_epochs), param_scheduler=None, **arguments)
         seen: list[float] = []
         step = runner.model.train_step
-        runner.model.train_step = lambda *args, **kwargs: (lambda out: (seen.append(out['loss'].item()), out)[1])(step(*args, **kwargs))
+
+        def watched(data: Any, optim_wrapper: Any) -> Any:
+            if watch is not None:
+                watch(data)
+            outputs = step(data, optim_wrapper=optim_wrapper)
+            seen.append(outputs['loss'].item())
+            return outputs
+
+        runner.model.train_step = watched
         runner.train()
         close_workers(runner)
     finally:
@@ -59,6 +68,19 @@ def test_only_the_hook_makes_it_so(tiny_config: Path, tmp_path: Path, hooked: bo
     resumed = losses(tiny_config, tmp_path / 'resumed', 2, hooks=hooks, resume=True, load_from=str(tmp_path / 'whole' / 'epoch_1.pth'))
     assert len(whole) == 8 and len(resumed) == 4
     assert (resumed == whole[4:]) == hooked
+
+
+def test_samples_look_different_in_every_epoch(tiny_config: Path, tmp_path: Path) -> None:
+    """The same clip is cropped and sampled anew, also by workers that persist from epoch to epoch."""
+    looks: dict[str, set[bytes]] = {}
+
+    def watch(batch: Any) -> None:
+        for clip, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
+            looks.setdefault(sample.filename, set()).add(clip.numpy().tobytes())
+
+    losses(tiny_config, tmp_path, 3, watch=watch, hooks=[dict(type='dynperceiver.ResumableRandomnessHook')])
+    assert len(looks) == 16
+    assert [len(look) for look in looks.values()] == [3] * 16
 
 
 def test_number_of_workers_does_not_matter(tiny_config: Path, tmp_path: Path) -> None:

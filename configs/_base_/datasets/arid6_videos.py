@@ -1,7 +1,7 @@
 # ARID-6: six human actions filmed in the dark, 150 training and 96 test clips of 320x240 pixels and 1 to 3.5 s, official split.
 # Each action was filmed in few training scenes, none of them in the test clips, so that appearance misleads. The network therefore gets
 # differences of neighbouring frames, at sizes and places drawn anew for every clip; ClipExposure lifts the footage, whose mean is below
-# 20 of 255, first.
+# 20 of 255, first. Played backwards, sitting down (2) becomes standing up (3), in the scenes of the other.
 data_root = 'data/arid6'
 dataset_type = 'dynperceiver_action.Arid6Dataset'
 source = 'ARID (six-class subset, Xu et al. 2020, research use only), https://xuyu0010.github.io/arid.html'
@@ -12,6 +12,7 @@ train_pipeline = [
     dict(type='dynperceiver_action.DecordInit'),
     dict(type='mmaction.SampleFrames', clip_len=4, frame_interval=2, num_clips=8),
     dict(type='mmaction.DecordDecode'),
+    dict(type='dynperceiver_action.TemporalFlip', label_map={2: 3, 3: 2}),
     dict(type='mmaction.Resize', scale=(-1, 80)),
     dict(type='dynperceiver_action.ClipExposure'),
     dict(type='dynperceiver_action.FrameDifference'),

@@ -122,7 +122,8 @@ def test_the_shift_is_on_the_residual_branch_only(name: str) -> None:
     outputs: dict[str, Tensor] = {}
     blocks = {key: module for key, module in model.feature_branch.named_modules() if getattr(module, 'shift', None) is not None}
     for key, block in blocks.items():
-        block.register_forward_hook(lambda _module, args, output, key=key: (inputs.update({key: args[0]}), outputs.update({key: output}))[2:])
+        block.register_forward_pre_hook(lambda _module, args, key=key: inputs.update({key: args[0]}))
+        block.register_forward_hook(lambda _module, _args, output, key=key: outputs.update({key: output}))
     model.pyramid(standard_normal((2 * FRAMES, 3, 64, 64)))
     assert len(inputs) == len(blocks) > 0
     for key, x in inputs.items():

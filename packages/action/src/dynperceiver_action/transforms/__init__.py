@@ -4,5 +4,6 @@ from .decord_init import DecordInit
 from .exposure import ClipExposure
 from .motion import FrameDifference
 from .placement import RandomPlacement
+from .temporal_flip import TemporalFlip
 
-__all__ = ['ClipExposure', 'DecordInit', 'FrameDifference', 'RandomPlacement']
+__all__ = ['ClipExposure', 'DecordInit', 'FrameDifference', 'RandomPlacement', 'TemporalFlip']

@@ -50,6 +50,9 @@ def _convert(state_dict: Mapping[str, Tensor], to_reference: bool) -> dict[str, 
     rules = (*SHARED_RULES, *(REGNET_STAGE_RULES if regnet else FEATURE_STAGE_RULES))
     names = {key: rename(key, rules, to_reference) for key in state_dict}
     strangers = [key for key, name in names.items() if name is None]
+    if strangers and all(rename(key, rules, not to_reference) is not None for key in state_dict):
+        side = "the authors'" if to_reference else 'ours'
+        raise ValueError(f'all keys are {side} already, from {strangers[0]} to {strangers[-1]}; take the weights as they are')
     if strangers:
         side = 'our' if to_reference else "the authors'"
         raise ValueError(

@@ -1,0 +1,144 @@
+"""Hooks in a real runner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from dynperceiver import hooks
+
+BATCH_OF_TROUBLE = 3
+
+
+class Samples(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        names = {'filename': f'videos/clip_{index}.mp4'} if index % 2 else {'img_path': f'images/{index}.png'}
+        return {'inputs': torch.tensor([float(index)]), 'data_samples': BaseDataElement(**names)}
+
+
+class Model(BaseModel):
+    def __init__(self, bad: float, term: str = 'loss_exit2') -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.bad, self.term = bad, term
+
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
+        if mode != 'loss':
+            return data_samples
+        losses: dict[str, Tensor] = {'loss_exit1': self.weight.sum(), 'loss_exit2': self.weight.sum() * 2}
+        losses['accuracy'] = torch.tensor(float('nan'))
+        if float(inputs[0]) >= 2 * (BATCH_OF_TROUBLE - 1):
+            losses[self.term] = losses[self.term] * self.bad
+        return losses
+
+
+class Constant(BaseMetric):
+    default_prefix = 'acc'
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results += data_samples
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
+        return {'exit1_top1': 0.25, 'samples': len(results), 'confusion': [[1, 2]]}
+
+
+def _loader() -> dict[str, Any]:
+    return {'dataset': Samples(), 'batch_size': 2, 'sampler': {'type': 'DefaultSampler', 'shuffle': False}}
+
+
+def _runner(tmp_path: Path, model: BaseModel, **changes: Any) -> Runner:
+    settings: dict[str, Any] = {
+        'train_dataloader': _loader(),
+        'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': 0.1}},
+        'train_cfg': {'by_epoch': False, 'max_iters': 4},
+        'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}},
+        'experiment_name': tmp_path.name,
+        'log_level': 'ERROR',
+        'visualizer': {'type': 'Visualizer', 'vis_backends': [{'type': 'LocalVisBackend'}]},
+        'randomness': {'seed': 0},
+    }
+    return Runner(model, str(tmp_path / 'work'), **{**settings, **changes})
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, bad: float) -> None:
+    runner = _runner(tmp_path, Model(bad), custom_hooks=[{'type': 'dynperceiver.NonFiniteLossHook'}])
+    with pytest.raises(FloatingPointError) as caught:
+        runner.train()
+    text = str(caught.value)
+    assert text.startswith(f'loss is not finite at epoch 1, iteration {BATCH_OF_TROUBLE} (learning rate 0.1): ')
+    assert f'loss_exit2={bad}' in text
+    assert f'loss={bad}' in text
+    assert 'loss_exit1' not in text
+    assert 'accuracy' not in text, 'only losses are watched'
+    assert 'Files of the batch: images/4.png, videos/clip_5.mp4. ' in text
+    assert '--resume' in text
+    assert sorted(path.name for path in (tmp_path / 'work').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth'], 'none from after'
+
+
+def test_checking_less_often(tmp_path: Path) -> None:
+    seldom = [{'type': 'dynperceiver.NonFiniteLossHook', 'interval': 4}]
+    never_saved = {'checkpoint': {'type': 'CheckpointHook', 'interval': 10, 'by_epoch': False, 'save_last': False}}
+    with pytest.raises(FloatingPointError, match='loss is not finite at epoch 1, iteration 4'):
+        _runner(tmp_path, Model(float('nan')), custom_hooks=seldom, default_hooks=never_saved).train()
+    with pytest.raises(FloatingPointError, match=r'weights are not finite at epoch 1, iteration 3, .*: weight\..*clip_5\.mp4'):
+        _runner(tmp_path, Model(float('nan')), custom_hooks=seldom, experiment_name='saving').train()
+    assert sorted(path.name for path in (tmp_path / 'work').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
+    with pytest.raises(ValueError, match='interval=0: check every 1 or more iterations'):
+        hooks.NonFiniteLossHook(interval=0)
+
+
+def test_finite_losses_pass(tmp_path: Path) -> None:
+    _runner(tmp_path, Model(1.0), custom_hooks=[{'type': 'dynperceiver.NonFiniteLossHook'}]).train()
+    assert (tmp_path / 'work' / 'iter_4.pth').is_file()
+
+
+def test_samples_without_file_names() -> None:
+    hook = hooks.NonFiniteLossHook()
+
+    class FakeRunner:
+        epoch, iter = 4, 99
+
+    nameless = {'data_samples': [BaseDataElement()]}
+    for batch, said in ((nameless, 'a sample without a file name'), ((torch.zeros(1),), 'unknown'), (None, 'unknown')):
+        with pytest.raises(FloatingPointError, match=f'epoch 5, iteration 100.*Files of the batch: {said}'):
+            hook.after_train_iter(FakeRunner(), 0, batch, {'loss': torch.tensor(float('nan'))})
+    hook.after_train_iter(FakeRunner(), 0, None, None)
+    hook.after_train_iter(FakeRunner(), 0, None, {'loss': 1.5, 'other': float('nan')})
+
+
+def _scalars(tmp_path: Path) -> dict[str, Any]:
+    (path,) = (tmp_path / 'work').glob('*/vis_data/scalars.json')
+    return {name: value for line in path.read_text().splitlines() for name, value in json.loads(line).items()}
+
+
+@pytest.mark.parametrize('custom_hooks', [[{'type': 'dynperceiver.TestScalarsHook'}], []], ids=['with', 'without'])
+def test_scalars_of_a_test_reach_the_visualizer(tmp_path: Path, custom_hooks: list[Any]) -> None:
+    runner = _runner(
+        tmp_path,
+        Model(1.0),
+        custom_hooks=custom_hooks,
+        train_dataloader=None,
+        optim_wrapper=None,
+        train_cfg=None,
+        test_dataloader=_loader(),
+        test_cfg={},
+        test_evaluator=Constant(),
+    )
+    assert runner.test()['acc/exit1_top1'] == 0.25
+    if custom_hooks:
+        assert _scalars(tmp_path) == {'test/acc/exit1_top1': 0.25, 'test/acc/samples': 8, 'step': 0}
+    else:
+        assert not list((tmp_path / 'work').glob('*/vis_data/scalars.json')), 'MMEngine alone writes none'

@@ -1,0 +1,99 @@
+"""Building by name from any OpenMMLab project."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import METRICS as ROOT_METRICS
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
+from mmengine.registry import DefaultScope, Registry
+from torch import nn
+
+from dynperceiver import DynPerceiver, registry
+from dynperceiver.feature_branches import FeatureBranch
+
+NETWORK = {
+    'type': 'dynperceiver.DynPerceiver',
+    'feature_branch': 'resnet18',
+    'width': 0.125,
+    'num_latents': 8,
+    'depth_factors': [1 / 3, 1 / 3, 1 / 9, 1 / 3],
+    'num_classes': 3,
+}
+FOREIGN = Registry('model', parent=ROOT_MODELS, scope='dynperceiver_test_project')
+
+
+
+
+@pytest.mark.parametrize('scope', ['dynperceiver', 'mmengine', FOREIGN.scope])
+def test_default_scope_does_not_matter(scope: str) -> None:
+    with DefaultScope.overwrite_default_scope(scope):
+        for models in (ROOT_MODELS, FOREIGN, registry.MODELS):
+            network = models.build(dict(NETWORK))
+            assert isinstance(network, DynPerceiver)
+            assert network.exits.num_classes == 3
+        branch = ROOT_MODELS.build({'type': 'dynperceiver.FeatureBranch', 'name': 'resnet18', 'width': 0.125})
+        assert isinstance(branch, FeatureBranch)
+        assert ROOT_MODELS.build({'type': 'dynperceiver.MultiExitLoss', 'form': 'mixed'}).form == 'mixed'
+        assert ROOT_HOOKS.build({'type': 'dynperceiver.NonFiniteLossHook', 'interval': 2}).interval == 2
+        assert ROOT_METRICS.build({'type': 'dynperceiver.MultiExitAccuracy'}).topk == (1, 5)
+        assert ROOT_WEIGHT_INITIALIZERS.build({'type': 'dynperceiver.ImageCheckpoint'}).checkpoint is None
+
+
+@pytest.mark.skipif(importlib.util.find_spec('mmaction') is None, reason='mmaction2 is not installed')
+def test_from_mmaction2() -> None:
+    """In a process of its own, as mmaction2 takes a while to import and leaves its registries behind."""
+    code = f"""
+import dynperceiver
+from mmengine.registry import DefaultScope
+from mmaction.registry import MODELS
+with DefaultScope.overwrite_default_scope('mmaction'):
+    print(type(MODELS.build({NETWORK!r})).__name__)
+"""
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[-1] == 'DynPerceiver'
+
+
+def test_names_need_the_prefix_elsewhere() -> None:
+    with DefaultScope.overwrite_default_scope('mmengine'), pytest.raises(KeyError, match='MultiExitLoss'):
+        ROOT_MODELS.build({'type': 'MultiExitLoss'})
+    with DefaultScope.overwrite_default_scope('dynperceiver'):
+        assert ROOT_MODELS.build({'type': 'MultiExitLoss'}).form == 'sum'
+
+
+def test_a_builder_within_a_foreign_model() -> None:
+    @FOREIGN.register_module(force=True)
+    class Wrapper(nn.Module):
+        def __init__(self, backbone: dict[str, object]) -> None:
+            super().__init__()
+            self.backbone = FOREIGN.build(backbone)
+
+    with DefaultScope.overwrite_default_scope(FOREIGN.scope):
+        assert isinstance(ROOT_MODELS.build({'type': 'Wrapper', 'backbone': NETWORK}).backbone, DynPerceiver)
+
+
+def test_wrong_arguments_name_the_value() -> None:
+    with pytest.raises(ValueError, match='num_latents=9 is not divisible by 8'):
+        ROOT_MODELS.build({**NETWORK, 'num_latents': 9})
+
+
+@pytest.mark.parametrize(
+    ('where', 'name'),
+    [('MODELS', 'DynPerceiver'), ('MODELS', 'MultiExitLoss'), ('HOOKS', 'NonFiniteLossHook'), ('METRICS', 'MultiExitAccuracy')],
+)
+def test_registering_twice_raises(where: str, name: str) -> None:
+    with pytest.raises(KeyError, match=f'{name} is already registered'):
+        getattr(registry, where).register_module(name=name, module=object)
+
+
+def test_scope_and_parents() -> None:
+    for name, root in (('MODELS', ROOT_MODELS), ('HOOKS', ROOT_HOOKS), ('METRICS', ROOT_METRICS)):
+        child = getattr(registry, name)
+        assert child.scope == registry.SCOPE == 'dynperceiver'
+        assert child.parent is root

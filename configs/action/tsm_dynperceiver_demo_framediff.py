@@ -21,4 +21,5 @@ test_pipeline = [
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=5)  # motion alone is learned sooner
 work_dir = 'work_dirs/demo_framediff'

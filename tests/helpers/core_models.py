@@ -70,6 +70,16 @@ def narrow_shadow(feature_branch: str, **changes: Any) -> DynPerceiver:
     return shadow_model(feature_branch, **{**arguments, **changes})
 
 
+@cache
+def _shadow_weights(feature_branch: str, changes: tuple[tuple[str, Any], ...]) -> dict[str, Tensor]:
+    return narrow_shadow(feature_branch, **dict(changes)).state_dict()
+
+
+def shadow_weights(feature_branch: str, **changes: Any) -> dict[str, Tensor]:
+    """State dict of the narrowest network on a feature branch, with shapes but without memory."""
+    return dict(_shadow_weights(feature_branch, tuple(changes.items())))
+
+
 def narrow_model(feature_branch: str = 'resnet18', *, dtype: torch.dtype = torch.float64, **changes: Any) -> DynPerceiver:
     """The narrowest network on a feature branch, in eval mode, with weights of :func:`fill`."""
     model = narrow_shadow(feature_branch, **changes)

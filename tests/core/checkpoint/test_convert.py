@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from core_models import SWITCHES, load_golden, narrow_shadow
+from core_models import SWITCHES, load_golden, shadow_weights
 from torch import Tensor
 
 from dynperceiver.checkpoint import convert_from_reference, convert_to_reference, is_reference_state_dict, unwrap_checkpoint
@@ -16,7 +16,7 @@ SETTINGS: list[dict[str, Any]] = [{}, *({switch: False} for switch in SWITCHES),
 
 
 def _weights(name: str = 'resnet18', **changes: Any) -> dict[str, Tensor]:
-    return narrow_shadow(name, **changes).state_dict()
+    return shadow_weights(name, **changes)
 
 
 @pytest.mark.parametrize('name', FEATURE_BRANCHES)

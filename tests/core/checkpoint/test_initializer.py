@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from core_models import narrow_model, narrow_shadow
+from core_models import narrow_model, shadow_weights
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
@@ -35,7 +35,7 @@ OTHER_VARIANTS: list[tuple[dict[str, Any], str]] = [
 
 
 def _other(changes: dict[str, Any], name: str = 'resnet18') -> dict[str, Tensor]:
-    return {key: torch.zeros(value.shape) for key, value in narrow_shadow(name, **changes).state_dict().items()}
+    return {key: torch.zeros(value.shape) for key, value in shadow_weights(name, **changes).items()}
 
 
 def _log(monkeypatch: pytest.MonkeyPatch) -> list[str]:

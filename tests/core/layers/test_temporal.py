@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_models import narrow_model, narrow_shadow, standard_normal
+from core_models import narrow_model, narrow_shadow, shadow_weights, standard_normal
 from published_cnns import divisible, mobilenet_rows
 from torch import Tensor
 
-from dynperceiver.checkpoint import convert_to_reference
 from dynperceiver.feature_branches import FEATURE_BRANCHES
 from dynperceiver.layers import TemporalShift
 
@@ -140,9 +139,8 @@ def test_the_shift_is_on_the_residual_branch_only(name: str) -> None:
 @pytest.mark.parametrize('name', FEATURE_BRANCHES)
 def test_image_checkpoints_fit_with_and_without_shift(name: str) -> None:
     shapes = [
-        {key: value.shape for key, value in narrow_shadow(name, num_frames=8, temporal_shift=shift).state_dict().items()}
+        {key: value.shape for key, value in shadow_weights(name, num_frames=8, temporal_shift=shift).items()}
         for shift in (None, 'bidirectional', 'unidirectional')
     ]
-    image = {key: value.shape for key, value in narrow_shadow(name).state_dict().items()}
+    image = {key: value.shape for key, value in shadow_weights(name).items()}
     assert all(list(video.items()) == list(image.items()) for video in shapes)
-    assert convert_to_reference(narrow_shadow(name, num_frames=8, temporal_shift='bidirectional').state_dict())

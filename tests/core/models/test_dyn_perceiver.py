@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from core_models import DEPTHS, SWITCHES, narrow_model, narrow_shadow, shared_narrow_model, standard_normal
+from core_models import DEPTHS, SWITCHES, narrow_model, narrow_shadow, shadow_weights, shared_narrow_model, standard_normal
 from core_reference import UsedWeights, reference_forward
 from torch import Tensor, nn
 
@@ -71,7 +71,7 @@ def test_switched_forward_obeys_the_equations(name: str, switches: dict[str, boo
 
 
 def _names(name: str, **switches: bool) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in convert_to_reference(narrow_shadow(name, **switches).state_dict()).items()}
+    return {key: tuple(value.shape) for key, value in convert_to_reference(shadow_weights(name, **switches)).items()}
 
 
 def _of_layers(names: dict[str, Any], *prefixes: str) -> set[str]:

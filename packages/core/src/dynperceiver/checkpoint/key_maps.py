@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 __all__ = ['FEATURE_STAGE_RULES', 'REGNET_STAGE_RULES', 'SHARED_RULES', 'KeyRule', 'rename']
 
 _PLACEHOLDER = re.compile(r'\{([ij])(?:-(\d))?\}')
 
 
+@cache
 def _pattern(template: str) -> re.Pattern[str]:
     """Regular expression of a template; a placeholder that occurs twice must hold the same number."""
     seen: set[str] = set()
@@ -28,6 +30,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(''.join(parts) + ('' if template.endswith('.') else '$'))
 
 
+@cache
 def _offsets(template: str) -> dict[str, int]:
     return {match[1]: int(match[2] or 0) for match in _PLACEHOLDER.finditer(template)}
 

@@ -185,6 +185,12 @@ def test_unusable_config_is_named(tmp_path: Path, call_tool: Callable[..., None]
         call_tool('get_flops', tmp_path / 'config.py')
 
 
+@pytest.mark.parametrize('leaf', LEAVES)
+def test_amp_flag_of_mmdet_and_mmaction2_takes_the_optimizer_wrapper(leaf: str) -> None:
+    """Their tools compare the bare name, without a scope."""
+    assert load(leaf).optim_wrapper.type in ('OptimWrapper', 'AmpOptimWrapper')
+
+
 def test_three_sizes_are_refused(call_tool: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         call_tool('get_flops', ACTION_CONFIGS / 'tsm_dynperceiver_demo.py', '--shape', '3', '224', '224')

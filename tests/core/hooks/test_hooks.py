@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
@@ -103,6 +105,28 @@ def test_checking_less_often(tmp_path: Path) -> None:
 def test_finite_losses_pass(tmp_path: Path) -> None:
     _runner(tmp_path, Model(1.0), custom_hooks=[{'type': 'dynperceiver.NonFiniteLossHook'}]).train()
     assert (tmp_path / 'work' / 'iter_4.pth').is_file()
+
+
+def test_data_sets_inside_wrappers() -> None:
+    """Data sets are what the training hook seeds, however deep they are wrapped."""
+
+    class Wrapper:
+        def __init__(self, **inner: Any) -> None:
+            self.__dict__.update(inner)
+
+    one, two = Samples(), Samples()
+    assert hooks.innermost_datasets(one) == [one]
+    assert hooks.innermost_datasets(Wrapper(datasets=[Wrapper(dataset=one), two])) == [one, two]
+
+
+def test_a_samples_randomness_depends_on_seed_epoch_and_sample() -> None:
+    def draw(seed: int, epoch: int, sample: int) -> tuple[float, float, float]:
+        hooks.SeedSample(seed, torch.tensor([epoch]))({'sample_idx': sample})
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    assert draw(1, 2, 3) == draw(1, 2, 3)
+    first = [draw(1, 2, 3), draw(2, 2, 3), draw(1, 3, 3), draw(1, 2, 4), draw(2, 1, 3)]
+    assert len(set(first)) == len(first)
 
 
 def test_samples_without_file_names() -> None:

@@ -49,7 +49,7 @@ def test_both_forms_by_hand(form: str, temperature: float, soft: bool, smoothing
         probabilities = 0.7 * probabilities + 0.3 * np.roll(probabilities, 1, axis=0)
     loss = MultiExitLoss(WEIGHTS, 0.4, temperature, form, smoothing)
     terms = loss(logits, torch.from_numpy(probabilities) if soft else labels)
-    entropies, divergence = _by_hand(logits, probabilities, 0.4, temperature, form, smoothing)
+    entropies, divergence = _by_hand(logits, probabilities, 0.4, temperature, form, 0.0 if soft else smoothing)
     assert list(terms) == ['loss_exit1', 'loss_exit2', 'loss_exit3', 'loss_exit4', 'loss_distill']
     assert [term.item() for term in terms.values()] == pytest.approx([*entropies, divergence], rel=1e-12)
     assert all(term.shape == () for term in terms.values())

@@ -18,6 +18,12 @@ __all__ = ['read_checkpoint_file', 'read_state_dict', 'save_state_dict']
 PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
 
 
+def _reason(error: Exception) -> str:
+    """What went wrong in one line, without torch's advice to load anything from anywhere."""
+    text = str(error).rpartition('WeightsUnpickler error:')[2].partition('Check the documentation of torch.load')[0]
+    return f'{type(error).__name__}: {" ".join(text.split())}'.rstrip(': ')
+
+
 def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint on the CPU.
 
@@ -34,7 +40,7 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     except Exception as error:
-        raise ValueError(f'{path} cannot be read as a checkpoint ({type(error).__name__}: {error}); download or copy it again') from error
+        raise ValueError(f'{path} cannot be read as a checkpoint ({_reason(error)}); download or copy it again') from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, no checkpoint; pass a file with a state dict')
     return dict(checkpoint)

@@ -32,7 +32,8 @@ class MultiExitLoss(nn.Module):
         distill_weight: :math:`\alpha`; 0 switches self-distillation off.
         temperature: T.
         form: ``'sum'`` or ``'mixed'``.
-        label_smoothing: Of the cross-entropy, where labels are class numbers.
+        label_smoothing: Of the cross-entropy where labels are class numbers; probabilities are taken as they are, as mixup smooths
+            its own.
 
     Raises:
         ValueError: For a number outside its rule.
@@ -77,8 +78,9 @@ class MultiExitLoss(nn.Module):
         weights = list(self.exit_weights)
         if self.form == 'mixed':
             weights = [weight * (1 - self.distill_weight) for weight in weights[:3]] + weights[3:]
+        smoothing = 0.0 if target.is_floating_point() else self.label_smoothing
         losses = {
-            f'loss_{name}': weight * F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+            f'loss_{name}': weight * F.cross_entropy(logits, target, label_smoothing=smoothing)
             for name, weight, logits in zip(EXIT_NAMES, weights, logits_SK, strict=True)
         }
         if self.distill_weight:

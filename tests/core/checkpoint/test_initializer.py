@@ -72,6 +72,15 @@ def test_openmmlab_does_not_load_another_variant(tmp_path: Path, prefix: str, ch
         load_checkpoint(model, str(path), map_location='cpu', strict=False)
 
 
+@pytest.mark.parametrize('prefix', ['', 'module.network.'])
+def test_weights_of_something_else_are_refused(tmp_path: Path, prefix: str) -> None:
+    weights = {f'{prefix}{key}': value for key, value in narrow_model('resnet18').state_dict().items()} if prefix else {'fc.weight': torch.ones(2)}
+    torch.save({'state_dict': weights}, tmp_path / 'other.pth')
+    model = nn.ModuleDict({'backbone': narrow_model('resnet18')})
+    with pytest.raises(ValueError, match=r'no key begins with backbone\.feature_branch\., .*Rule: .*Remedy: '):
+        load_checkpoint(model, str(tmp_path / 'other.pth'), map_location='cpu', strict=False)
+
+
 @pytest.mark.parametrize('prefix', ['', 'backbone.'])
 def test_openmmlab_loads_the_same_variant(tmp_path: Path, prefix: str) -> None:
     source, target = narrow_model(dtype=torch.float32), narrow_model(dtype=torch.float32)

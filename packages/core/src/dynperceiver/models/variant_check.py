@@ -37,7 +37,12 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
     given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
     given = {key: value for key, value in given.items() if key.startswith(PARTS)}
     if not given:
-        return
+        names = ', '.join(prefix + part for part in PARTS)
+        raise ValueError(
+            f'the checkpoint holds no weights of this network: no key begins with {names}. Rule: nothing may stay random unnoticed. '
+            "Remedy: use a checkpoint of this config; to start from an image checkpoint, ours or the authors', give it as "
+            "init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...)."
+        )
     own = {key: value for key, value in model.state_dict().items() if key.startswith(PARTS)}
     if CLASSES_KEY not in own:
         given = {key: value for key, value in given.items() if not key.startswith('exits.')}

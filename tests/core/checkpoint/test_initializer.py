@@ -74,7 +74,8 @@ def test_openmmlab_does_not_load_another_variant(tmp_path: Path, prefix: str, ch
 
 @pytest.mark.parametrize('prefix', ['', 'module.network.'])
 def test_weights_of_something_else_are_refused(tmp_path: Path, prefix: str) -> None:
-    weights = {f'{prefix}{key}': value for key, value in narrow_model('resnet18').state_dict().items()} if prefix else {'fc.weight': torch.ones(2)}
+    weights = {f'{prefix}{key}': value for key, value in narrow_model('resnet18').state_dict().items()}
+    weights = weights if prefix else {'fc.weight': torch.ones(2)}
     torch.save({'state_dict': weights}, tmp_path / 'other.pth')
     model = nn.ModuleDict({'backbone': narrow_model('resnet18')})
     with pytest.raises(ValueError, match=r'no key begins with backbone\.feature_branch\., .*Rule: .*Remedy: '):

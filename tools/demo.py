@@ -52,7 +52,7 @@ def run(title: str, command: list[str], log: Path, display: TrainingDisplay | No
     """Run a command of the project, its output in a log file; a failure ends the demo with the log's last lines."""
     print(f'{title}\n      $ python {" ".join(command)}', flush=True)
     start = time.time()
-    with open(log, 'w') as file, subprocess.Popen(
+    with open(log, 'w', buffering=1) as file, subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
@@ -66,6 +66,11 @@ def run(title: str, command: list[str], log: Path, display: TrainingDisplay | No
         tail = ''.join(log.read_text().splitlines(keepends=True)[-20:])
         sys.exit(f'{tail}\nerror: this step failed (exit code {process.returncode}); the whole output is in {log}')
     print(f'      done in {time.time() - start:.0f} s', flush=True)
+
+
+def shown(path: Path) -> Path:
+    """A path as people would type it."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def main() -> None:
@@ -83,15 +88,15 @@ def main() -> None:
     display = TrainingDisplay()
     run('[2/4] training', ['tools/train.py', CONFIG, *options], work / 'train.log', display)
     checkpoint = Path((work / 'last_checkpoint').read_text().strip())
-    checkpoint = checkpoint.relative_to(ROOT) if checkpoint.is_relative_to(ROOT) else checkpoint
+    checkpoint = shown(checkpoint)
     run('[3/4] test on clips with digits never seen', ['tools/test.py', CONFIG, str(checkpoint), *options], work / 'test.log')
-    result = max(work.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
-    picture = work / 'accuracy_vs_gmacs.png'
+    result = shown(max(work.glob('*/*.json'), key=lambda path: path.stat().st_mtime))
+    picture = shown(work / 'accuracy_vs_gmacs.png')
     run('[4/4] picture', ['tools/plot.py', str(picture), f'{CONFIG}={result}', '--labels', 'demo'], work / 'plot.log')
     print(re.sub('^.*?: ', '      ', (work / 'plot.log').read_text().strip().splitlines()[-1]))
     results = {'checkpoint': checkpoint, 'log': work / 'train.log', 'picture': picture, 'clips': ROOT / args.data / 'overview.png'}
     for what, path in results.items():
-        print(f'{what:>10}: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}')
+        print(f'{what:>10}: {shown(path)}')
     print(f'done in {time.time() - start:.0f} s')
 
 

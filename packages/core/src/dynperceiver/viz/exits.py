@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 __all__ = ['plot_exit_tradeoff', 'read_exit_accuracies']
 
@@ -63,19 +62,27 @@ def plot_exit_tradeoff(
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.6), layout='constrained')
-    below: dict[str, Any] = dict(xytext=(0, -12), textcoords='offset points', ha='center', va='top', fontsize=8)
     for (name, points), colour in zip(series.items(), COLOURS * len(series), strict=False):
         gmacs, accuracies = [x for x, _ in points], [100 * y for _, y in points]
         axes.plot(gmacs, accuracies, 'o-', color=colour, label=name, markersize=7, linewidth=1.8)
         for number, (x, y) in enumerate(zip(gmacs, accuracies, strict=True), 1):
-            axes.annotate(f'exit {number}\n{y:.1f} %', (x, y), **below)
+            above = number % 2 == 0  # neighbours may be close: their labels stand on different sides
+            axes.annotate(
+                f'exit {number}\n{y:.1f} %',
+                (x, y),
+                xytext=(0, 9 if above else -12),
+                textcoords='offset points',
+                ha='center',
+                va='bottom' if above else 'top',
+                fontsize=8,
+            )
     if chance is not None:
         axes.axhline(100 * chance, color='0.45', linestyle='--', linewidth=1)
         axes.annotate(f'chance {100 * chance:.1f} %', (0.01, 100 * chance), xycoords=('axes fraction', 'data'), xytext=(0, 3),
                       textcoords='offset points', fontsize=8, color='0.35')
-    axes.set(xlabel=f'GMACs per {sample} (1 MAC = 1 FLOP)', ylabel='top-1 accuracy (%)', title=title, ylim=(0, 104))
-    axes.set_xlim(left=0)
-    axes.margins(x=0.12)
+    axes.set(xlabel=f'GMACs per {sample} (1 MAC = 1 FLOP)', ylabel='top-1 accuracy (%)', title=title)
+    axes.set(ylim=(0, 114), yticks=range(0, 101, 20))
+    axes.set_xlim(0, 1.08 * max(x for points in series.values() for x, _ in points))
     axes.grid(alpha=0.3)
     if len(series) > 1:
         axes.legend(loc='lower left')

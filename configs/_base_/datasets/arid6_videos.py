@@ -1,5 +1,5 @@
 # ARID-6: six human actions filmed in the dark, 150 training and 96 test clips of 320x240 pixels and 1 to 3.5 s, official split.
-# Each action was filmed in few training scenes, none of them in the test clips, so that appearance misleads. The network therefore gets
+# Each action has few training scenes, mostly others than in the test clips, so that appearance misleads. The network therefore gets
 # differences of neighbouring frames, at sizes and places drawn anew for every clip; ClipExposure lifts the footage, whose mean is below
 # 20 of 255, first. Played backwards, sitting down (2) becomes standing up (3), in the scenes of the other.
 data_root = 'data/arid6'

@@ -108,18 +108,6 @@ def test_training_skips_broken_videos_and_says_so_once(video_folder: VideoFolder
     assert dataset.skipped_samples() == []
 
 
-@pytest.mark.parametrize('test_mode', [False, True])
-def test_errors_of_the_pipeline_are_not_blamed_on_the_file(video_folder: VideoFolder, test_mode: bool) -> None:
-
-    def faulty(results: dict[str, Any]) -> dict[str, Any]:
-        raise KeyError('a bug of the pipeline')
-
-    dataset = _videos(video_folder('whole.mp4', 'whole_web.mp4'), test_mode=test_mode, pipeline=[*VIDEO_PIPELINE[:3], faulty])
-    with pytest.raises(KeyError, match='a bug of the pipeline'):
-        dataset[0]
-    assert dataset.skipped_samples() == []
-
-
 def test_failed_decoding_leaves_no_reader_for_forked_workers(video_folder: VideoFolder) -> None:
     readers = []
 
@@ -159,12 +147,6 @@ def test_frames_beyond_the_end_are_an_error_of_the_pipeline(video_folder: VideoF
     traceback.clear_frames(caught.tb)  # the reader in it could hang workers that a later test forks
 
 
-def test_training_gives_up_when_nothing_is_usable(video_folder: VideoFolder) -> None:
-    dataset = _videos(video_folder('missing_1.mp4', 'missing_2.mp4'))
-    with pytest.raises(BadSampleError, match=r'list\.txt: no usable sample in 101 draws; 2 of 2 samples .*_1\.mp4 \(missing\)'):
-        dataset[0]
-
-
 @pytest.mark.parametrize(
     ('num_workers', 'start_method'),
     [
@@ -192,28 +174,6 @@ def test_marks_of_workers_reach_the_main_process(video_folder: VideoFolder, num_
         assert dataset.skipped_samples() == expected
     # The same samples stand in whatever the workers did before.
     assert seen[0] == seen[1] == [_label(dataset[index]) for index in range(len(dataset))]
-
-
-@pytest.mark.parametrize('serialize_data', [False, True])
-def test_subsets_have_marks_of_their_own(video_folder: VideoFolder, serialize_data: bool) -> None:
-    dataset = _videos(video_folder('whole.mp4', 'empty.mp4', 'whole_web.mp4'), serialize_data=serialize_data)
-    dataset[1]
-    subset = dataset.get_subset([2, 1])
-    assert subset.skipped_samples() == []
-    dataset.clear_skipped()
-    subset[1]
-    assert [reason for _, reason in subset.skipped_samples()] == [Reason.EMPTY]
-    assert dataset.skipped_samples() == []
-    dataset.get_subset_([1, 0])
-    dataset[0]
-    assert dataset.skipped_samples()[0][0].endswith('empty.mp4')
-
-
-def test_lazy_initialisation_makes_marks_too(video_folder: VideoFolder) -> None:
-    dataset = _videos(video_folder('empty.mp4', 'whole.mp4'), lazy_init=True)
-    assert dataset.skipped_samples() == []
-    assert _label(dataset[0]) == 1
-    assert len(dataset.skipped_samples()) == 1
 
 
 def test_video_without_extension_means_mp4(video_folder: VideoFolder) -> None:
@@ -257,14 +217,6 @@ def test_missing_data_is_named_in_the_first_line(tmp_path: Path, scope: str) -> 
         'make demo',
     ):
         assert part in first
-
-
-def test_only_what_is_missing_is_named(tmp_path: Path) -> None:
-    (tmp_path / 'list.txt').write_text('clip 3 0\n')
-    with pytest.raises(FileNotFoundError) as caught:
-        RawframeDataset(ann_file='list.txt', data_root=str(tmp_path), data_prefix=dict(img='frames'), pipeline=[])
-    first = str(caught.value).splitlines()[0]
-    assert f'folder {tmp_path}/frames is missing' in first and 'list.txt' not in first and 'does not name' in first
 
 
 # Raw frames.

@@ -12,6 +12,7 @@ __all__ = [
     'build_model',
     'checkpoint',
     'compat',
+    'data',
     'hooks',
     'losses',
     'metrics',
@@ -21,7 +22,7 @@ __version__ = '0.1.0'
 compat.apply()
 
 try:
-    from . import checkpoint, hooks, losses, metrics
+    from . import checkpoint, data, hooks, losses, metrics
     from .feature_branches import build_feature_branch
     from .models import DynPerceiver, build_model
     from .structures import NetworkState

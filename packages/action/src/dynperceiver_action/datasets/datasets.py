@@ -1,4 +1,4 @@
-"""mmaction2's video and raw-frame data sets with :class:`~dynperceiver_action.datasets.BadSampleMixin`."""
+"""mmaction2's video and raw-frame data sets with :class:`~dynperceiver.data.BadSampleMixin`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ from typing import Any
 from mmaction.datasets import RawframeDataset as _RawframeDataset
 from mmaction.datasets import VideoDataset as _VideoDataset
 
+from dynperceiver.data import BadSampleMixin, Fault, Reason, jpeg_looks_cut
+
 from ..registry import DATASETS
-from .bad_samples import BadSampleMixin
-from .diagnosis import Fault, Reason, diagnose_frame, diagnose_raw_frames, diagnose_video, jpeg_looks_cut, quick_look, unique_ints
+from .diagnosis import diagnose_frame, diagnose_raw_frames, diagnose_video, quick_look, unique_ints
 
 __all__ = ['RawframeDataset', 'VideoDataset']
-
-
-def _is_remote(path: str) -> bool:
-    return '://' in path
 
 
 @DATASETS.register_module()
 class VideoDataset(BadSampleMixin, _VideoDataset):
     """mmaction2's ``VideoDataset`` that names missing data, skips broken videos in training and refuses them in testing.
 
-    Takes the arguments of ``mmaction.datasets.VideoDataset`` and of :class:`~dynperceiver_action.datasets.BadSampleMixin`. Videos at URLs
+    Takes the arguments of ``mmaction.datasets.VideoDataset`` and of :class:`~dynperceiver.data.BadSampleMixin`. Videos at URLs
     are left to the pipeline alone.
     """
 
@@ -39,19 +36,19 @@ class VideoDataset(BadSampleMixin, _VideoDataset):
         reads from memory, as with mmaction2's own ``DecordInit``, a segmentation fault.
         """
         path = self.sample_path(info)
-        return None if _is_remote(path) else quick_look(path)
+        return None if self.is_remote(path) else quick_look(path)
 
     def fault_of_failure(self, info: dict[str, Any]) -> Fault | None:
         """Look whether the file opens and the frames that were asked for decode."""
         path = self.sample_path(info)
-        return None if _is_remote(path) else diagnose_video(path, info.get('frame_inds'))
+        return None if self.is_remote(path) else diagnose_video(path, info.get('frame_inds'))
 
 
 @DATASETS.register_module()
 class RawframeDataset(BadSampleMixin, _RawframeDataset):
     """mmaction2's ``RawframeDataset`` that names missing data, skips broken samples in training and refuses them in testing.
 
-    Takes the arguments of ``mmaction.datasets.RawframeDataset`` and of :class:`~dynperceiver_action.datasets.BadSampleMixin`. Frames at
+    Takes the arguments of ``mmaction.datasets.RawframeDataset`` and of :class:`~dynperceiver.data.BadSampleMixin`. Frames at
     URLs are left to the pipeline alone.
     """
 
@@ -67,14 +64,14 @@ class RawframeDataset(BadSampleMixin, _RawframeDataset):
 
     def fault_after(self, info: dict[str, Any]) -> Fault | None:
         """Look for JPEG files that are cut off, which some versions of OpenCV fill up with grey without a word."""
-        if _is_remote(info['frame_dir']):
+        if self.is_remote(info['frame_dir']):
             return None
         suspects = (path for path in self._frame_paths(info) if jpeg_looks_cut(path))
         return next((fault for path in suspects if (fault := diagnose_frame(path))), None)
 
     def fault_of_failure(self, info: dict[str, Any]) -> Fault | None:
         """Look whether the folder is there and the frames that were asked for decode."""
-        if _is_remote(info['frame_dir']):
+        if self.is_remote(info['frame_dir']):
             return None
         return diagnose_raw_frames(info['frame_dir'], self._frame_paths(info), info['total_frames'])
 

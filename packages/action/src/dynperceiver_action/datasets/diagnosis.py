@@ -3,59 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 
+from dynperceiver.data import Fault, Reason, diagnose_image, first_line
+
 from .containers import find_cut
 
-__all__ = ['Fault', 'Reason', 'diagnose_frame', 'diagnose_raw_frames', 'diagnose_video', 'quick_look']
-
-
-class Reason(IntEnum):
-    """Why a sample cannot be used. Fits in a byte; 0 is left for samples without a fault."""
-
-    MISSING = 1
-    EMPTY = 2
-    TRUNCATED = 3
-    UNDECODABLE = 4
-    NO_FRAMES = 5
-
-    @property
-    def text(self) -> str:
-        """The reason in words."""
-        return _TEXTS[self]
-
-
-_TEXTS = {
-    Reason.MISSING: 'missing',
-    Reason.EMPTY: 'empty (0 bytes)',
-    Reason.TRUNCATED: 'truncated',
-    Reason.UNDECODABLE: 'undecodable',
-    Reason.NO_FRAMES: 'without frames',
-}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with a sample's file.
-
-    Attributes:
-        path: The file or folder at fault.
-        reason: The kind of fault.
-        detail: More about it, in words, or empty.
-    """
-
-    path: str
-    reason: Reason
-    detail: str = ''
-
-    def __str__(self) -> str:
-        """Path, reason and detail on one line."""
-        return f'{self.path}: {self.reason.text}' + (f' ({self.detail})' if self.detail else '')
+__all__ = ['diagnose_frame', 'diagnose_raw_frames', 'diagnose_video', 'quick_look', 'unique_ints']
 
 
 def quick_look(path: str) -> Fault | None:
@@ -105,14 +61,14 @@ def diagnose_video(path: str, frame_inds: Iterable[int] | None = None) -> Fault 
         # What decord says of a file whose index lists no video stream or no frame.
         if 'cannot find video stream' in str(error):
             return Fault(path, Reason.NO_FRAMES, 'no video stream')
-        return Fault(path, Reason.UNDECODABLE, f'decord cannot open it, {_first_line(error)}')
+        return Fault(path, Reason.UNDECODABLE, f'decord cannot open it, {first_line(error)}')
     if num_frames == 0:
         return Fault(path, Reason.NO_FRAMES)
     wanted = [0, num_frames - 1] if frame_inds is None else [int(i) for i in frame_inds if 0 <= i < num_frames]
     try:
         reader.get_batch(wanted or [0, num_frames - 1])
     except (decord.DECORDError, RuntimeError) as error:
-        return Fault(path, Reason.UNDECODABLE, _first_line(error))
+        return Fault(path, Reason.UNDECODABLE, first_line(error))
     return None
 
 
@@ -125,20 +81,7 @@ def diagnose_frame(path: str) -> Fault | None:
     Returns:
         The fault, or None if the image decodes completely.
     """
-    from PIL import Image
-
-    if not os.path.isfile(path):
-        return Fault(path, Reason.MISSING)
-    if os.path.getsize(path) == 0:
-        return Fault(path, Reason.EMPTY)
-    try:
-        # Unlike OpenCV, some versions of which fill up what is missing with grey, Pillow refuses an image that is cut off.
-        with Image.open(path) as image:
-            image.load()
-    except Exception as error:  # Pillow's decoders raise errors of many types
-        reason = Reason.TRUNCATED if 'truncated' in str(error).lower() else Reason.UNDECODABLE
-        return Fault(path, reason, _first_line(error))
-    return None
+    return diagnose_image(path, _decode)
 
 
 def diagnose_raw_frames(frame_dir: str, frame_paths: Sequence[str], num_frames: int) -> Fault | None:
@@ -162,30 +105,14 @@ def diagnose_raw_frames(frame_dir: str, frame_paths: Sequence[str], num_frames: 
     return next((fault for path in frame_paths if (fault := diagnose_frame(path))), None)
 
 
-def jpeg_looks_cut(path: str, tail_bytes: int = 256) -> bool:
-    """Tell whether a JPEG file lacks its end marker, which cheaply tells files to look at with :func:`diagnose_frame`.
-
-    Args:
-        path: Image file; other formats than JPEG never look cut.
-        tail_bytes: How far from the end of the file the marker may be.
-
-    Returns:
-        True if the file starts as a JPEG and has no end marker near its end.
-    """
-    with open(path, 'rb') as file:
-        if file.read(2) != b'\xff\xd8':
-            return False
-        file.seek(-min(tail_bytes, os.path.getsize(path)), os.SEEK_END)
-        return b'\xff\xd9' not in file.read()
-
-
 def unique_ints(values: np.ndarray) -> list[int]:
     """Sorted distinct values of an integer array."""
     return [int(value) for value in np.unique(values)]
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    # decord begins with time and source line, which would make every message look different.
-    text = re.sub(r'^(\[[\d:]+\] \S+:\d+: ?)+', '', text.splitlines()[0] if text else '')
-    return f'{type(error).__name__}: {text[:200]}'
+def _decode(path: str) -> None:
+    from PIL import Image
+
+    # Unlike OpenCV, some versions of which fill up what is missing with grey, Pillow refuses an image that is cut off.
+    with Image.open(path) as image:
+        image.load()

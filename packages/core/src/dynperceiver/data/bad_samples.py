@@ -1,4 +1,4 @@
-"""What video data sets do about missing data and about files that cannot be decoded."""
+"""What data sets do about missing data and about files that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from .diagnosis import Fault, Reason
+from .faults import Fault, Reason
 
 __all__ = ['BadSampleError', 'BadSampleMixin']
 
@@ -29,7 +29,7 @@ class BadSampleError(RuntimeError):
 class BadSampleMixin(BaseDataset):
     """Names missing data, skips broken files in training, and refuses them in testing.
 
-    Goes before one of mmaction2's data set classes. A subclass says how to find faults in its kind of sample by overriding
+    Goes before a data set class of an OpenMMLab project. A subclass says how to find faults in its kind of sample by overriding
     :meth:`sample_path`, :meth:`fault_before`, :meth:`fault_after` and :meth:`fault_of_failure`.
 
     In training a sample whose file is at fault is logged once per file, marked, and replaced by another one. Its own index seeds that draw:
@@ -47,6 +47,8 @@ class BadSampleMixin(BaseDataset):
     Raises:
         FileNotFoundError: If the annotation file or a data folder is missing (with ``lazy_init=True``: when the data is first needed).
     """
+
+    entry_name = 'line'  # what holds a sample in the annotation file
 
     def __init__(self, *args: Any, source: str | None = None, **kwargs: Any) -> None:
         self.source = source
@@ -71,6 +73,10 @@ class BadSampleMixin(BaseDataset):
     def fault_of_failure(self, info: dict[str, Any]) -> Fault | None:
         """Look closely for a fault of the sample's file after the pipeline has raised."""
         return None
+
+    def is_remote(self, path: str) -> bool:
+        """Tell whether a path leads to another machine, so that nothing can be said of it cheaply."""
+        return '://' in path
 
     # What BaseDataset calls.
 
@@ -131,22 +137,23 @@ class BadSampleMixin(BaseDataset):
             BadSampleError: In testing, if the file is at fault.
         """
         info = self.get_data_info(index)
+        index = info['sample_idx']
         fault = self.fault_before(info)
         if fault is not None:
-            return self._reject(info, fault)
+            return self._reject(index, fault)
         try:
             data = self.pipeline(info)
         except Exception as error:
             fault = self.fault_of_failure(info)
             if fault is None:
                 raise
-            # The traceback's frames and info hold a video reader of decord. If it were still around when a DataLoader forks its workers,
-            # and a worker collected it as garbage, its destructor would wait for ever for a decoding thread that only the parent has.
+            # The traceback's frames and info may hold a video reader of decord. If it were still around when a DataLoader forks its
+            # workers, and a worker collected it as garbage, its destructor would wait for ever for a thread that only the parent has.
             traceback.clear_frames(error.__traceback__)
-            info.pop('video_reader', None)
-            return self._reject(info, fault, error)
+            info.clear()
+            return self._reject(index, fault, error)
         fault = None if data is None else self.fault_after(info)
-        return data if fault is None else self._reject(info, fault)
+        return data if fault is None else self._reject(index, fault)
 
     # What SkippedSampleHook calls.
 
@@ -167,13 +174,12 @@ class BadSampleMixin(BaseDataset):
         self._marks = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
         self._logged = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
-    def _reject(self, info: dict[str, Any], fault: Fault, cause: Exception | None = None) -> None:
+    def _reject(self, index: int, fault: Fault, cause: Exception | None = None) -> None:
         if self.test_mode:
             raise BadSampleError(
-                f'{fault}. A test set must be complete, so nothing is skipped here: restore the file, or take its line out of '
+                f'{fault}. A test set must be complete, so nothing is skipped here: {fault.remedy}, or take its {self.entry_name} out of '
                 f'{self.ann_file}.'
             ) from cause
-        index = info['sample_idx']
         self._marks[index] = int(fault.reason)
         if not self._logged[index]:
             self._logged[index] = 1
@@ -181,7 +187,8 @@ class BadSampleMixin(BaseDataset):
 
     def _require_data(self) -> None:
         places = [('file', self.ann_file)] + [('folder', prefix) for prefix in self.data_prefix.values() if prefix]
-        missing = [(kind, path) for kind, path in places if '://' not in path and not (osp.isfile if kind == 'file' else osp.isdir)(path)]
+        places = [(kind, path) for kind, path in places if not self.is_remote(path)]
+        missing = [(kind, path) for kind, path in places if not (osp.isfile if kind == 'file' else osp.isdir)(path)]
         if not missing:
             return
         names = ' and '.join(f'{kind} {path}' for kind, path in reversed(missing))

@@ -8,10 +8,9 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from dynperceiver.hooks import innermost_datasets
-
-from ..datasets import BadSampleMixin, Reason
+from ..data import BadSampleMixin, Reason
 from ..registry import HOOKS
+from .datasets import innermost_datasets
 
 __all__ = ['SkippedSampleHook']
 
@@ -22,7 +21,7 @@ class SkippedSampleHook(Hook):
 
     Logs their number, paths and reasons; writes the paths and reasons of all epochs so far to ``skipped_samples.txt`` in the work
     directory; and records the epoch's number as the scalar ``train/skipped_samples``. Processes of a distributed run are counted together.
-    Data sets other than those of this package are passed over.
+    Data sets without :class:`~dynperceiver.data.BadSampleMixin` are passed over.
 
     Args:
         max_shown: Number of paths in one log message; the file has them all.

@@ -25,8 +25,9 @@ class NetworkState:
         carry_BK: Per-frame logits of the newest latent exit, shape (B, classes), which forward knowledge transfer hands on
             (paper section 3.3); ``None`` where there is none.
         num_frames: Rows per sample: 1 for images, T for clips.
-        pyramid: ``None``, or the feature maps x_1.. collected so far (each after its latent-to-feature attention). A state that
-            collects the pyramid evaluates no exit.
+        pyramid: ``None``, or the feature maps collected so far (each after its latent-to-feature attention). A state that collects
+            the pyramid evaluates no exit.
+        levels: Numbers i of the maps x_i to collect, where a pyramid is collected.
     """
 
     feature_BCHW: Tensor
@@ -34,6 +35,7 @@ class NetworkState:
     carry_BK: Tensor | None = None
     num_frames: int = 1
     pyramid: tuple[Tensor, ...] | None = None
+    levels: tuple[int, ...] = (1, 2, 3, 4)
 
     @property
     def num_samples(self) -> int:
@@ -43,6 +45,12 @@ class NetworkState:
     def evolve(self, **changes: object) -> NetworkState:
         """Copy with some fields replaced."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+    def collect(self, level: int, feature_BCHW: Tensor) -> NetworkState:
+        """State with x_level as its newest feature map, kept for the pyramid where it is asked for."""
+        if self.pyramid is None or level not in self.levels:
+            return replace(self, feature_BCHW=feature_BCHW)
+        return replace(self, feature_BCHW=feature_BCHW, pyramid=(*self.pyramid, feature_BCHW))
 
     def select(self, index_S: Tensor) -> NetworkState:
         """Narrow the batch to some samples; a clip stays whole.

@@ -49,6 +49,8 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
 def read_state_dict(path: str | Path, weights: str | None = None) -> dict[str, Tensor]:
     """Read a network's state dict, under our names, from a file: ours (also from within a recognizer or detector) or the authors'.
 
+    A file of a static trunk, which has a feature branch alone, is read, too.
+
     Args:
         path: See :func:`read_checkpoint_file`.
         weights: See :func:`~dynperceiver.checkpoint.unwrap_checkpoint`.
@@ -60,13 +62,13 @@ def read_state_dict(path: str | Path, weights: str | None = None) -> dict[str, T
     state_dict = unwrap_checkpoint(read_checkpoint_file(path), weights)
     if is_reference_state_dict(state_dict):
         return convert_from_reference(state_dict)
-    marker = next((key for key in state_dict if key.endswith('latent_branch.latent')), None)
+    marker = next((key for key in state_dict if 'feature_branch.stem.' in key), None)
     if marker is None:
         raise ValueError(
-            f'{path} holds no Dyn-Perceiver: no key ends in latent_branch.latent (its first key is {next(iter(state_dict))}); '
+            f'{path} holds no Dyn-Perceiver: no key has feature_branch.stem. in it (its first key is {next(iter(state_dict))}); '
             "pass one of our checkpoints or of the authors'"
         )
-    prefix = marker.removesuffix('latent_branch.latent')
+    prefix = marker.partition('feature_branch.stem.')[0]
     own = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
     return {key: value for key, value in own.items() if key.startswith(PARTS)}
 

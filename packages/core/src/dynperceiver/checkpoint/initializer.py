@@ -29,28 +29,54 @@ def load_image_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], so
     """Load all but what depends on the number of classes.
 
     Args:
-        model: A :class:`~dynperceiver.models.DynPerceiver`.
+        model: A :class:`~dynperceiver.models.DynPerceiver`, or a static trunk, a
+            :class:`~dynperceiver.feature_branches.FeatureBranch`, which takes the feature branch of the checkpoint.
         state_dict: Our names; see :func:`read_state_dict`.
         source: What to call it in the log.
 
     Returns:
-        Names of the tensors that were left out, because the classes differ or the model has no exits; they are logged, too.
+        Names of the tensors that were left out, because the classes differ or none of a backbone's maps depends on them; they are
+        logged, too.
 
     Raises:
         ValueError: If it is of another variant.
     """
-    own = model.state_dict()
-    if any(key.startswith('exits.') for key in own):
-        reason = 'the number of classes differs'
-        skipped = [key for key in state_dict if key in own and _differs_in_classes(state_dict, own, key)]
+    network: Any = model
+    own = network.state_dict()
+    if _is_static_trunk(network):
+        reason = 'the model is a feature branch alone'
+        dropped = tuple(f'feature_branch.stages.{i}.' for i in range(network.num_stages, 4))
+        skipped = [key for key in state_dict if not key.startswith('feature_branch.') or key.startswith(dropped)]
+        _load_trunk(network, {key.removeprefix('feature_branch.'): value for key, value in state_dict.items() if key not in skipped})
     else:
-        reason = 'the model has no exits'
-        skipped = [key for key in state_dict if key.startswith('exits.')]
-    model.load_state_dict({key: value for key, value in state_dict.items() if key not in skipped}, strict=False)
+        if any(key.startswith('exits.') for key in own):
+            reason = 'the number of classes differs'
+            skipped = [key for key in state_dict if key in own and _differs_in_classes(state_dict, own, key)]
+        else:
+            reason = 'the model has no exits, and its maps do not depend on them'
+            skipped = [key for key in state_dict if key.startswith(network.unused_prefixes)]
+        network.load_state_dict({key: value for key, value in state_dict.items() if key not in skipped}, strict=False)
     if skipped:
         print_log(f'{source}: {len(skipped)} tensors left out, since {reason}: {", ".join(skipped)}', logger='current')
     print_log(f'{source}: {len(state_dict) - len(skipped)} tensors loaded', logger='current')
     return skipped
+
+
+def _is_static_trunk(module: nn.Module) -> bool:
+    return hasattr(module, 'pyramid_levels') and not hasattr(module, 'latent_branch')
+
+
+def _load_trunk(trunk: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    own = trunk.state_dict()
+    absent = [key for key in own if key not in state_dict]
+    differ = [key for key, value in state_dict.items() if key not in own or own[key].shape != value.shape]
+    if absent or differ:
+        raise ValueError(
+            f'the checkpoint is of another feature branch or width: {len(absent)} tensors of the model are not in it '
+            f'({", ".join(absent[:4])}), {len(differ)} are of another shape or not in the model ({", ".join(differ[:4])}); use a '
+            'checkpoint of the same feature_branch and width'
+        )
+    trunk.load_state_dict(state_dict)
 
 
 @WEIGHT_INITIALIZERS.register_module(name='ImageCheckpoint')
@@ -67,7 +93,7 @@ class ImageCheckpoint:
         self.weights = weights
 
     def __call__(self, module: nn.Module) -> None:
-        """Load into the one Dyn-Perceiver within ``module``.
+        """Load into the one Dyn-Perceiver, or the one static trunk, within ``module``.
 
         Raises:
             FileNotFoundError: If the file is missing.
@@ -77,10 +103,11 @@ class ImageCheckpoint:
             print_log('no image checkpoint given: training starts from random weights', logger='current')
             return
         network = next((child for child in module.modules() if hasattr(child, 'latent_branch')), None)
+        network = network or next((child for child in module.modules() if _is_static_trunk(child)), None)
         if network is None:
             raise ValueError(
-                f'{type(module).__name__} holds no DynPerceiver; an init_cfg of type dynperceiver.ImageCheckpoint belongs on a model '
-                'with one'
+                f'{type(module).__name__} holds no DynPerceiver and no feature branch; an init_cfg of type dynperceiver.ImageCheckpoint '
+                'belongs on a model with one'
             )
         try:
             load_image_checkpoint(network, read_state_dict(self.checkpoint, self.weights), self.checkpoint)

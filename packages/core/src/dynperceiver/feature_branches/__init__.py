@@ -1,6 +1,6 @@
 """CNN feature branches: ResNet, RegNetY, MobileNet-v3, one table, one builder."""
 
-from .base import FeatureBranch, FeatureBranchVariant, ResidualBlock
+from .base import FeatureBranch, FeatureBranchVariant, ResidualBlock, pyramid_levels
 from .build import build_feature_branch
 from .mobilenet_v3 import InvertedResidualRow, MobileNetV3Variant
 from .regnet import RegNetYVariant
@@ -20,5 +20,6 @@ __all__ = [
     'ResidualBlock',
     'build_feature_branch',
     'find_feature_branch',
+    'pyramid_levels',
     'register_feature_branch',
 ]

@@ -8,17 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ..layers import DropPath, TemporalShift
 
-__all__ = ['FeatureBranch', 'FeatureBranchVariant', 'ResidualBlock', 'ShiftFactory', 'initialize_convolutions', 'make_divisible']
+__all__ = [
+    'FeatureBranch',
+    'FeatureBranchVariant',
+    'ResidualBlock',
+    'ShiftFactory',
+    'initialize_convolutions',
+    'make_divisible',
+    'pyramid_levels',
+]
 
 ShiftFactory = Callable[[], TemporalShift]
+PYRAMID_STRIDES = (4, 8, 16, 32)
 
 
 class FeatureBranch(nn.Module):
-    """A CNN cut into a stem and four stages.
+    """A CNN cut into a stem and four stages; by itself, it is the static trunk that a Dyn-Perceiver is measured against.
 
     Args:
         stem: Images (B, 3, H, W) to x_0.
@@ -45,20 +55,53 @@ class FeatureBranch(nn.Module):
         self.channels = tuple(channels)
         self.strides = tuple(strides)
         self.head_channels = head_channels
+        self.num_stages = 4
         if len(self.stages) != 4 or len(self.channels) != 5 or len(self.strides) != 5:
             raise ValueError(
                 f'{len(self.stages)} stages, {len(self.channels)} channels and {len(self.strides)} strides were given; a feature branch '
                 'has four stages and publishes channels and strides of x_0 .. x_4'
             )
 
-    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """The static trunk alone: images (B, 3, H, W) to x_1 .. x_4, without any latent code."""
-        feature_BCHW = self.stem(images_BCHW)
-        levels = []
+    @property
+    def pyramid_levels(self) -> tuple[int, ...]:
+        """Numbers i of the maps x_i that make a detection pyramid; see :func:`pyramid_levels`."""
+        return pyramid_levels(self.strides)
+
+    def drop_stages(self, num_stages: int) -> None:
+        """Keep the first ``num_stages`` stages; the others become the identity."""
+        self.num_stages = num_stages
+        for i in range(num_stages, 4):
+            self.stages[i] = nn.Identity()
+
+    def pyramid(self, images_BCHW: Tensor, levels: Sequence[int] = (1, 2, 3, 4)) -> tuple[Tensor, ...]:
+        """Feature maps without any latent code.
+
+        Args:
+            images_BCHW: Images, shape (B, 3, H, W), any size.
+            levels: Numbers i of the maps x_i to return, in rising order.
+        """
+        feature_BCHW = self.stem(images_BCHW.contiguous(memory_format=torch.channels_last))
+        maps = [feature_BCHW]
         for stage in self.stages:
             feature_BCHW = stage(feature_BCHW)
-            levels.append(feature_BCHW)
-        return tuple(levels)
+            maps.append(feature_BCHW)
+        return tuple(maps[level] for level in levels)
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """The static trunk alone: images (B, 3, H, W) to x_1 .. x_4, without any latent code."""
+        return self.pyramid(images_BCHW)
+
+
+def pyramid_levels(strides: Sequence[int]) -> tuple[int, ...]:
+    """Numbers i of the maps x_i that make a detection pyramid: the last map of each stride 4, 8, 16, 32.
+
+    These are 1, 2, 3, 4, but on MobileNet-v3, whose stages have strides 8, 16, 32 and 32, the stem gives stride 4: 0, 1, 2, 4.
+
+    Args:
+        strides: Strides of x_0 .. x_4 against the image.
+    """
+    last = {stride: number for number, stride in enumerate(strides)}
+    return tuple(last[stride] for stride in PYRAMID_STRIDES)
 
 
 class FeatureBranchVariant(Protocol):
@@ -67,6 +110,10 @@ class FeatureBranchVariant(Protocol):
     @property
     def name(self) -> str:
         """Name under which users ask for it."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of x_0 .. x_4 against the image."""
 
     def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
         """Build the branch.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..layers import SqueezeExcitation
+from ..layers import BlockSequence, SqueezeExcitation
 from .base import FeatureBranch, ResidualBlock, ShiftFactory, initialize_convolutions, make_divisible
 
 __all__ = ['InvertedResidual', 'InvertedResidualRow', 'MobileNetV3Variant']
@@ -99,6 +99,7 @@ class MobileNetV3Variant:
         stages: Blocks of the four stages.
         stem_channels: Channels of the first convolution, before the width multiplier.
         head_channels: Hidden width of the classifier head, before the width multiplier.
+        strides: Strides of x_0 .. x_4 against the image.
     """
 
     name: str
@@ -106,6 +107,7 @@ class MobileNetV3Variant:
     stages: tuple[tuple[InvertedResidualRow, ...], ...]
     stem_channels: int = 16
     head_channels: int = 1280
+    strides: tuple[int, ...] = (4, 8, 16, 32, 32)
 
     def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
         """Build the branch; ``width`` multiplies all channels, rounded to multiples of 8.
@@ -136,13 +138,13 @@ class MobileNetV3Variant:
             if i == len(self.stages) - 1:
                 layers.append(_conv_norm(out_channels, 6 * out_channels, activation=nn.Hardswish))
                 out_channels *= 6
-            stages.append(nn.Sequential(*layers))
+            stages.append(BlockSequence(*layers))
             channels.append(out_channels)
         branch = FeatureBranch(
             nn.Sequential(_conv_norm(3, first, 3, 2, activation=nn.Hardswish), *stem),
             stages,
             channels,
-            strides=(4, 8, 16, 32, 32),
+            strides=self.strides,
             head_channels=make_divisible(self.head_channels * width),
         )
         initialize_convolutions(branch)

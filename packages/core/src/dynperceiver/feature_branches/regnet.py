@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..layers import SqueezeExcitation
+from ..layers import BlockSequence, SqueezeExcitation
 from .base import FeatureBranch, ResidualBlock, ShiftFactory, initialize_convolutions
 
 __all__ = ['RegNetBlock', 'RegNetYVariant']
@@ -76,6 +76,7 @@ class RegNetYVariant:
         depths: Blocks per stage.
         group_width: Channels per group of the 3x3 convolutions.
         stem_channels: Channels of the stem.
+        strides: Strides of x_0 .. x_4 against the image.
     """
 
     name: str
@@ -83,6 +84,7 @@ class RegNetYVariant:
     depths: tuple[int, int, int, int]
     group_width: int
     stem_channels: int = 32
+    strides: tuple[int, ...] = (2, 4, 8, 16, 32)
 
     def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
         """Build the branch.
@@ -103,8 +105,8 @@ class RegNetYVariant:
                 in_channels = channels[-1] if j == 0 else out_channels
                 blocks.append(RegNetBlock(in_channels, out_channels, 2 if j == 0 else 1, self.group_width, temporal_shift, rate))
                 built += 1
-            stages.append(nn.Sequential(*blocks))
+            stages.append(BlockSequence(*blocks))
             channels.append(out_channels)
-        branch = FeatureBranch(stem, stages, channels, strides=(2, 4, 8, 16, 32))
+        branch = FeatureBranch(stem, stages, channels, strides=self.strides)
         initialize_convolutions(branch)
         return branch

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import BlockSequence
 from .base import FeatureBranch, ResidualBlock, ShiftFactory, initialize_convolutions
 
 __all__ = ['BasicBlock', 'Bottleneck', 'ResNetVariant']
@@ -98,11 +99,13 @@ class ResNetVariant:
         name: Name under which users ask for it.
         block: Kind of block.
         depths: Blocks per stage.
+        strides: Strides of x_0 .. x_4 against the image.
     """
 
     name: str
     block: type[BasicBlock | Bottleneck]
     depths: tuple[int, int, int, int]
+    strides: tuple[int, ...] = (4, 4, 8, 16, 32)
 
     def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
         """Build the branch; ``width`` multiplies every channel count, the stem's included.
@@ -130,8 +133,8 @@ class ResNetVariant:
                 stride = 2 if i > 0 and j == 0 else 1
                 blocks.append(self.block(in_channels, planes, stride, temporal_shift, drop_path * built / (total - 1)))
                 built += 1
-            stages.append(nn.Sequential(*blocks))
+            stages.append(BlockSequence(*blocks))
             channels.append(planes * self.block.expansion)
-        branch = FeatureBranch(stem, stages, channels, strides=(4, 4, 8, 16, 32))
+        branch = FeatureBranch(stem, stages, channels, strides=self.strides)
         initialize_convolutions(branch)
         return branch

@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+
+from ..hooks import innermost_datasets
 
 __all__ = ['UsageError', 'parse_test_args', 'parse_train_args', 'read_config', 'test_config', 'train_config']
 
@@ -18,6 +21,21 @@ class UsageError(ValueError):
 CFG_OPTIONS_HELP = (
     'settings to override, as key=value: --cfg-options optim_wrapper.optimizer.lr=0.02 model.backbone.num_latents=64. Lists: key="[a,b]" '
     'or key=a,b; nested: key="[(a,b),(c,d)]" (with the quotes, without blanks)'
+)
+
+# What mmdet's tools/test.py takes where a config has no test-time augmentation of its own.
+MMDET_TTA_MODEL = dict(type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+MMDET_TTA_STEP = dict(
+    type='mmdet.TestTimeAug',
+    transforms=[
+        [dict(type='mmdet.RandomFlip', prob=1.0), dict(type='mmdet.RandomFlip', prob=0.0)],
+        [
+            dict(
+                type='mmdet.PackDetInputs',
+                meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'),
+            )
+        ],
+    ],
 )
 
 
@@ -149,6 +167,25 @@ def _draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     hook.show, hook.wait_time, hook.interval = args.show, args.wait_time, args.interval
 
 
+def _augment_test(cfg: Config) -> None:
+    """Wrap the model and replace the pipelines for test-time augmentation; for detection what the config lacks is MMDetection's default."""
+    missing = [name for name in ('tta_model', 'tta_pipeline') if name not in cfg]
+    if missing and cfg.get('default_scope') != 'mmdet':
+        raise UsageError('--tta needs tta_model and tta_pipeline in the config; add both, or test without --tta')
+    for dataset in innermost_datasets(cfg.test_dataloader.dataset):
+        if 'tta_pipeline' in missing:
+            if not dataset.pipeline or not dataset.pipeline[-1].type.endswith('PackDetInputs'):
+                raise UsageError('--tta flips before PackDetInputs, which does not end the test pipeline; add tta_pipeline to the config')
+            dataset.pipeline = [*dataset.pipeline[:-1], MMDET_TTA_STEP]
+        else:
+            dataset.pipeline = cfg.tta_pipeline
+    cfg.model = dict(MMDET_TTA_MODEL if 'tta_model' in missing else cfg.tta_model, module=cfg.model)
+    if missing:
+        defaults = {'tta_model': 'NMS at IoU 0.5, 100 boxes per image', 'tta_pipeline': 'each image as it is and flipped horizontally'}
+        chosen = '; '.join(f'{name}: {defaults[name]}' for name in missing)
+        print_log(f"--tta: the config lacks {' and '.join(missing)}, so MMDetection's defaults are used ({chosen})", logger='current')
+
+
 def test_config(args: argparse.Namespace) -> Config:
     """Config of a test with the flags merged in; ``--cfg-options`` have the last word.
 
@@ -169,10 +206,7 @@ def test_config(args: argparse.Namespace) -> Config:
     cfg.merge_from_dict(args.cfg_options or {})
     # What follows wraps parts of the config, with what --cfg-options made of them inside.
     if args.tta:
-        if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-            raise UsageError('--tta needs tta_model and tta_pipeline in the config; add both, or test without --tta')
-        cfg.model = dict(cfg.tta_model, module=cfg.model)
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        _augment_test(cfg)
     if args.out is not None:
         metric = dict(
             type='mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'mmengine.DumpResults', out_file_path=args.out

@@ -4,12 +4,14 @@ from .attention import Attention, AttentionMlp, CrossAttentionLayer, SelfAttenti
 from .drop_path import DropPath
 from .fusion import FeatureToLatent, LatentToFeature
 from .latent import ChannelExpander, TokenMixer, self_attention_stack
+from .recompute import BlockSequence, call_with_cp, set_with_cp
 from .squeeze_excitation import SqueezeExcitation
 from .temporal import TemporalShift
 
 __all__ = [
     'Attention',
     'AttentionMlp',
+    'BlockSequence',
     'ChannelExpander',
     'CrossAttentionLayer',
     'DropPath',
@@ -19,5 +21,7 @@ __all__ = [
     'SqueezeExcitation',
     'TemporalShift',
     'TokenMixer',
+    'call_with_cp',
     'self_attention_stack',
+    'set_with_cp',
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .attention import SelfAttentionLayer
+from .recompute import BlockSequence
 
 __all__ = ['ChannelExpander', 'TokenMixer', 'self_attention_stack']
 
@@ -36,6 +37,6 @@ class ChannelExpander(nn.Sequential):
         super().__init__(nn.LayerNorm(in_channels), nn.Linear(in_channels, out_channels))
 
 
-def self_attention_stack(channels: int, num_heads: int, depth: int, widening: int = 4) -> nn.Sequential:
+def self_attention_stack(channels: int, num_heads: int, depth: int, widening: int = 4) -> BlockSequence:
     """``depth`` self-attention layers in a row, on tokens of shape (B, N, channels)."""
-    return nn.Sequential(*(SelfAttentionLayer(channels, num_heads, widening) for _ in range(depth)))
+    return BlockSequence(*(SelfAttentionLayer(channels, num_heads, widening) for _ in range(depth)))

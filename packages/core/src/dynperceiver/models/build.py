@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..feature_branches import build_feature_branch
+from ..layers import set_with_cp
 from ..registry import MODELS
 from .dyn_perceiver import DynPerceiver
 from .exits import ExitHeads
@@ -27,6 +28,18 @@ def _depths(depth_factors: Sequence[float]) -> tuple[int, ...]:
     return tuple(int(depth) for depth in depths)
 
 
+def _last_writing_stage(num_stages: int, z2x: bool, last_z2x: bool) -> int:
+    """Last stage whose latent part a backbone's maps depend on."""
+    if num_stages == 4 and last_z2x:
+        return 4
+    if not z2x:
+        raise ValueError(
+            f'z2x={z2x}, last_z2x={last_z2x}, num_stages={num_stages} without exits: the latent code reaches none of the feature maps; '
+            'switch z2x or (with 4 stages) last_z2x on, or take the feature branch alone (dynperceiver.build_feature_branch)'
+        )
+    return min(num_stages, 3)
+
+
 def build_model(
     feature_branch: str,
     *,
@@ -45,6 +58,8 @@ def build_model(
     shift_fold_div: int = 8,
     dropout: float = 0.0,
     drop_path: float = 0.0,
+    num_stages: int = 4,
+    with_cp: bool = False,
 ) -> DynPerceiver:
     """Build a Dyn-Perceiver; every ablation of the paper's Table 3 is a switch.
 
@@ -65,6 +80,9 @@ def build_model(
         shift_fold_div: One part in this many of the channels moves each way.
         dropout: Dropout of the feature head (the ImageNet recipes of ResNet and MobileNet-v3 train with 0.2).
         drop_path: Largest stochastic-depth rate of the CNN (the ResNet recipe trains with 0.2).
+        num_stages: Stages to build, for a backbone whose last maps nobody needs; 4 where there are exits. Without exits the latent
+            branch, too, ends where it last writes to the feature map, so that every parameter is used.
+        with_cp: Activation checkpointing: less memory in training for more time.
 
     Raises:
         ValueError: For an unknown name or a number outside its rule; the message says the remedy.
@@ -78,6 +96,11 @@ def build_model(
         raise ValueError(f'num_classes={num_classes}: pass the number of classes, or None for a backbone without exits')
     if num_frames < 1:
         raise ValueError(f'num_frames={num_frames}: a clip has at least one frame; pass 1 for images')
+    if not 1 <= num_stages <= 4 or (num_classes is not None and num_stages < 4):
+        raise ValueError(
+            f'num_stages={num_stages} with num_classes={num_classes}: with exits there are 4 stages, in a backbone (num_classes=None) 1 to 4'
+        )
+    latent_stages = 4 if num_classes is not None else _last_writing_stage(num_stages, z2x, last_z2x)
     depths = _depths(depth_factors)
     branch = build_feature_branch(
         feature_branch,
@@ -88,10 +111,21 @@ def build_model(
         drop_path=drop_path,
     )
     latent_branch = LatentBranch(
-        branch.channels, num_latents, depths, x2z=x2z, z2x=z2x, dwc=dwc, last_z2x=last_z2x, token_mixers=token_mixers
+        branch.channels,
+        num_latents,
+        depths,
+        x2z=x2z,
+        z2x=z2x,
+        dwc=dwc,
+        last_z2x=last_z2x,
+        token_mixers=token_mixers,
+        num_stages=latent_stages,
     )
+    branch.drop_stages(num_stages)
     exits = None if num_classes is None else ExitHeads(branch.channels, num_classes, fkt, branch.head_channels, dropout)
-    return DynPerceiver(branch, latent_branch, exits, num_frames)
+    network = DynPerceiver(branch, latent_branch, exits, num_frames)
+    set_with_cp(network, with_cp)
+    return network
 
 
 MODELS.register_module(name='DynPerceiver', module=build_model)

@@ -5,7 +5,7 @@ Shape suffixes: B rows (samples times frames), S samples, C channels, H/W featur
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ..feature_branches import FeatureBranch
 from ..structures import NetworkState
 from .exits import ExitHeads
 from .latent_branch import LatentBranch
-from .variant_check import check_same_variant
+from .variant_check import check_same_variant, unused_prefixes
 
 __all__ = ['DynPerceiver', 'Segment']
 
@@ -80,12 +80,18 @@ class DynPerceiver(nn.Module):
         self.num_frames = num_frames
         self.segments = nn.ModuleList(Segment(self, number) for number in (1, 2, 3, 4))
 
-    def start(self, images_BCHW: Tensor, collect_pyramid: bool = False) -> NetworkState:
+    @property
+    def unused_prefixes(self) -> tuple[str, ...]:
+        """Prefixes of keys that an image checkpoint has and this network has no use for; none where it has exits."""
+        return unused_prefixes(self)
+
+    def start(self, images_BCHW: Tensor, collect_pyramid: bool = False, levels: Sequence[int] = (1, 2, 3, 4)) -> NetworkState:
         """The state before segment 1.
 
         Args:
             images_BCHW: Images or frames, shape (B, 3, H, W), B a multiple of ``num_frames``.
-            collect_pyramid: Collect x_1..x_4 on the way and evaluate no exit.
+            collect_pyramid: Collect feature maps on the way and evaluate no exit.
+            levels: Numbers i of the maps x_i to collect then, in rising order; 0 is the stem's.
 
         Raises:
             ValueError: If the shape is not that of whole samples.
@@ -97,7 +103,7 @@ class DynPerceiver(nn.Module):
             )
         # With channels-last images every convolution stays channels-last, and maps become tokens and back without a copy.
         images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
-        return NetworkState(images_BCHW, num_frames=self.num_frames, pyramid=() if collect_pyramid else None)
+        return NetworkState(images_BCHW, num_frames=self.num_frames, pyramid=() if collect_pyramid else None, levels=tuple(levels))
 
     def advance(self, number: int, state: NetworkState) -> NetworkState:
         """Segment ``number`` (1..4) without its exit.
@@ -105,25 +111,22 @@ class DynPerceiver(nn.Module):
         Raises:
             ValueError: If the state is not that of an earlier segment.
         """
-        feature, latent, pyramid = state.feature_BCHW, state.latent_BNC, state.pyramid
-        branch = self.latent_branch
+        latent, branch = state.latent_BNC, self.latent_branch
         if number == 1:
-            feature = self.feature_branch.stem(feature)
-            latent = branch.read(1, branch.start(feature), feature)
+            state = state.collect(0, self.feature_branch.stem(state.feature_BCHW))
+            latent = branch.read(1, branch.start(state.feature_BCHW), state.feature_BCHW)
         if latent is None:
             raise ValueError(f'segment {number} got a state without latent code; pass it the state that segment {number - 1} returned')
         for stage in ((1, 2), (3,), (4,), ())[number - 1]:
-            feature = self.feature_branch.stages[stage - 1](feature)
+            feature = self.feature_branch.stages[stage - 1](state.feature_BCHW)
             if stage == 4:
-                break
+                return state.evolve(feature_BCHW=feature)
             latent = branch.expand(stage, latent)
-            feature = branch.write(stage, feature, latent)
-            pyramid = None if pyramid is None else (*pyramid, feature)
-            latent = branch.read(stage + 1, latent, feature)
+            state = state.collect(stage, branch.write(stage, feature, latent))
+            latent = branch.read(stage + 1, latent, state.feature_BCHW)
         if number == 4:
-            feature = branch.write(4, feature, latent)
-            pyramid = None if pyramid is None else (*pyramid, feature)
-        return state.evolve(feature_BCHW=feature, latent_BNC=latent, pyramid=pyramid)
+            state = state.collect(4, branch.write(4, state.feature_BCHW, latent))
+        return state.evolve(latent_BNC=latent)
 
     def classify(self, number: int, state: NetworkState) -> Tensor:
         """Per-row logits (B, K) of exit ``number`` (1..4) from the state after that segment."""
@@ -159,15 +162,17 @@ class DynPerceiver(nn.Module):
             raise ValueError('num_classes=None built this network without exits; call pyramid() for x_1..x_4, or build it with num_classes')
         return tuple(logits_SK for logits_SK, _ in self.run(self.start(images_BCHW)) if logits_SK is not None)
 
-    def pyramid(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps x_1..x_4, each after its latent-to-feature attention; no exit is evaluated.
+    def pyramid(self, images_BCHW: Tensor, levels: Sequence[int] = (1, 2, 3, 4)) -> tuple[Tensor, ...]:
+        """Feature maps, each after its latent-to-feature attention; no exit is evaluated.
 
         Args:
             images_BCHW: Images, shape (B, 3, H, W), any size.
+            levels: Numbers i of the maps x_i to return, in rising order; 0 is the stem's. For a detector on any feature branch take
+                ``feature_branch.pyramid_levels``.
         """
-        levels = [state.pyramid for _, state in self.run(self.start(images_BCHW, collect_pyramid=True))][-1]
-        assert levels is not None
-        return levels
+        maps = [state.pyramid for _, state in self.run(self.start(images_BCHW, collect_pyramid=True, levels=levels))][-1]
+        assert maps is not None
+        return maps
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         check_same_variant(self, state_dict, prefix)

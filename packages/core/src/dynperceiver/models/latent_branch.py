@@ -5,12 +5,12 @@ Shape suffixes: B rows, C channels, H/W feature size, N latent tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..layers import ChannelExpander, FeatureToLatent, LatentToFeature, TokenMixer, self_attention_stack
+from ..layers import ChannelExpander, FeatureToLatent, LatentToFeature, TokenMixer, call_with_cp, self_attention_stack
 
 __all__ = ['LatentBranch']
 
@@ -33,7 +33,11 @@ class LatentBranch(nn.Module):
         last_z2x: Whether stage 4 writes back.
         token_mixers: Whether the tokens are halved between stages.
         widening: MLP widening of the self-attention layers.
+        num_stages: Stages that are built; later ones leave the latent code and the feature map as they are. A backbone without exits
+            builds no more than what its outputs depend on.
     """
+
+    with_cp = False
 
     def __init__(
         self,
@@ -47,18 +51,22 @@ class LatentBranch(nn.Module):
         last_z2x: bool = True,
         token_mixers: bool = True,
         widening: int = 4,
+        num_stages: int = 4,
     ) -> None:
         super().__init__()
         widths = channels[:4]
+        self.num_stages = num_stages
         self.latent = nn.Parameter(torch.empty(num_latents, widths[0]))
-        self.x2z = nn.ModuleList(
-            FeatureToLatent(widths[i], channels[i], dwc) if x2z or i == 0 else nn.Identity() for i in range(4)
-        )
-        self.blocks = nn.ModuleList(self_attention_stack(widths[i], NUM_HEADS[i], depths[i], widening) for i in range(4))
-        self.mixers = nn.ModuleList(TokenMixer(num_latents // 2**i) if token_mixers else nn.Identity() for i in range(3))
-        self.expanders = nn.ModuleList(ChannelExpander(widths[i], widths[i + 1]) for i in range(3))
-        self.z2x = nn.ModuleList(LatentToFeature(channels[i + 1], widths[i + 1]) if z2x else nn.Identity() for i in range(3))
-        self.last_z2x = LatentToFeature(channels[4], widths[3]) if last_z2x else nn.Identity()
+
+        def stages(count: int, build: Callable[[int], nn.Module], wanted: bool = True) -> nn.ModuleList:
+            return nn.ModuleList(build(i) if wanted and i < num_stages else nn.Identity() for i in range(count))
+
+        self.x2z = stages(4, lambda i: FeatureToLatent(widths[i], channels[i], dwc) if x2z or i == 0 else nn.Identity())
+        self.blocks = stages(4, lambda i: self_attention_stack(widths[i], NUM_HEADS[i], depths[i], widening))
+        self.mixers = stages(3, lambda i: TokenMixer(num_latents // 2**i), token_mixers)
+        self.expanders = stages(3, lambda i: ChannelExpander(widths[i], widths[i + 1]))
+        self.z2x = stages(3, lambda i: LatentToFeature(channels[i + 1], widths[i + 1]), z2x)
+        self.last_z2x = LatentToFeature(channels[4], widths[3]) if last_z2x and num_stages == 4 else nn.Identity()
         self._initialize()
 
     def _initialize(self) -> None:
@@ -85,7 +93,7 @@ class LatentBranch(nn.Module):
         """
         reader = self.x2z[stage - 1]
         if isinstance(reader, FeatureToLatent):
-            latent_BNC = reader(latent_BNC, feature_BCHW)
+            latent_BNC = self._call(reader, latent_BNC, feature_BCHW)
         refined: Tensor = self.blocks[stage - 1](latent_BNC)
         return refined
 
@@ -97,4 +105,8 @@ class LatentBranch(nn.Module):
     def write(self, stage: int, feature_BCHW: Tensor, latent_BNC: Tensor) -> Tensor:
         """x of a stage (1..4) from its x~ and its z (stage 4: its z')."""
         writer = self.last_z2x if stage == 4 else self.z2x[stage - 1]
-        return writer(feature_BCHW, latent_BNC) if isinstance(writer, LatentToFeature) else feature_BCHW
+        return self._call(writer, feature_BCHW, latent_BNC) if isinstance(writer, LatentToFeature) else feature_BCHW
+
+    def _call(self, module: nn.Module, *args: Tensor) -> Tensor:
+        output: Tensor = call_with_cp(module, *args) if self.with_cp else module(*args)
+        return output

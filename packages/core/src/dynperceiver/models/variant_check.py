@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ['check_same_variant']
+__all__ = ['check_same_variant', 'unused_prefixes']
 
 PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
 CLASSES_KEY = 'exits.0.classifier.bias'  # there in every network with exits
@@ -17,6 +17,27 @@ def _listing(names: Iterable[str], limit: int = 8) -> str:
     names = list(names)
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return ', '.join(names[:limit]) + more
+
+
+def unused_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """What a complete checkpoint of this variant has and a backbone leaves out, because none of its maps depends on it.
+
+    Args:
+        model: A :class:`~dynperceiver.models.DynPerceiver`.
+
+    Returns:
+        Prefixes of keys; none for a network with exits.
+    """
+    if model.exits is not None:
+        return ()
+    cnn_stages, latent_stages = model.feature_branch.num_stages, model.latent_branch.num_stages
+    parts = ('x2z', 'blocks', 'mixers', 'expanders', 'z2x')
+    return (
+        'exits.',
+        *(f'feature_branch.stages.{i}.' for i in range(cnn_stages, 4)),
+        *(f'latent_branch.{part}.{i}.' for part in parts for i in range(latent_stages, 4)),
+        *(('latent_branch.last_z2x.',) if cnn_stages < 4 else ()),
+    )
 
 
 def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = '') -> None:
@@ -44,8 +65,8 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
             "init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...)."
         )
     own = {key: value for key, value in model.state_dict().items() if key.startswith(PARTS)}
-    if CLASSES_KEY not in own:
-        given = {key: value for key, value in given.items() if not key.startswith('exits.')}
+    unused = unused_prefixes(model)
+    given = {key: value for key, value in given.items() if not key.startswith(unused)}
     absent = [key for key in own if key not in given]
     if CLASSES_KEY not in given:  # all exits, or those tensors that depend on the number of classes, were left out on purpose
         absent = [key for key in absent if not key.startswith('exits.')]

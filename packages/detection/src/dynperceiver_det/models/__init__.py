@@ -1,0 +1,6 @@
+"""Backbones, and the builder that fits a detector's neck to them."""
+
+from .backbones import DynPerceiverBackbone, FeatureBranchBackbone, PyramidBackbone
+from .detector import build_detector, fill_neck_channels
+
+__all__ = ['DynPerceiverBackbone', 'FeatureBranchBackbone', 'PyramidBackbone', 'build_detector', 'fill_neck_channels']

@@ -98,7 +98,7 @@ def build_model(
         raise ValueError(f'num_frames={num_frames}: a clip has at least one frame; pass 1 for images')
     if not 1 <= num_stages <= 4 or (num_classes is not None and num_stages < 4):
         raise ValueError(
-            f'num_stages={num_stages} with num_classes={num_classes}: with exits there are 4 stages, in a backbone (num_classes=None) 1 to 4'
+            f'num_stages={num_stages} with num_classes={num_classes}: 4 stages with exits, 1 to 4 in a backbone (num_classes=None)'
         )
     latent_stages = 4 if num_classes is not None else _last_writing_stage(num_stages, z2x, last_z2x)
     depths = _depths(depth_factors)

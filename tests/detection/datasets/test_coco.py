@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,21 @@ def test_mistakes_show_before_the_first_step(tmp_path: Path) -> None:
     lazy = DATASETS.build(dict(config, lazy_init=True))
     with pytest.raises(ValueError, match='category_id must be the id of one of categories'):
         len(lazy)
+
+
+def test_garbage_is_collected_again_after_loading(tmp_path: Path) -> None:
+    assert gc.isenabled()
+    CocoDataset(**coco_settings(tmp_path))
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match='lacks images'):
+        CocoDataset(**coco_settings(tmp_path, '{}'))
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        CocoDataset(**coco_settings(tmp_path))
+        assert not gc.isenabled(), 'who has switched it off wants it off'
+    finally:
+        gc.enable()
 
 
 def test_paths_below_folders(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dynperceiver.launch import test_config as config_of_test  # under its own n
 DETECTION = """
 default_scope = 'mmdet'
 model = dict(type='mmdet.RetinaNet', backbone=dict(depth=50))
-tta_model = dict(type='mmdet.DetTTAModel')
+tta_model = dict(type='DetTTAModel')
 tta_pipeline = ['flips']
 test_dataloader = dict(dataset=dict(pipeline=['plain']))
 test_evaluator = dict(type='mmdet.CocoMetric', metric='bbox')
@@ -184,10 +184,37 @@ def test_show_flags_reach_the_hook_that_draws(checkpoint: str, detection: str, t
 
 def test_tta_wraps_the_model_as_the_options_made_it(checkpoint: str, detection: str) -> None:
     cfg = merged_test(checkpoint, '--tta', '--cfg-options', 'model.backbone.depth=18', config=detection)
-    assert cfg.model == dict(type='mmdet.DetTTAModel', module=dict(type='mmdet.RetinaNet', backbone=dict(depth=18)))
+    assert cfg.model == dict(type='DetTTAModel', module=dict(type='mmdet.RetinaNet', backbone=dict(depth=18)))
     assert cfg.test_dataloader.dataset.pipeline == ['flips']
     with pytest.raises(UsageError, match=r'--tta needs tta_model and tta_pipeline in the config'):
         merged_test(checkpoint, '--tta')
+
+
+def test_tta_looks_through_wrappers_of_the_data_set(checkpoint: str, detection: str, tmp_path: Path) -> None:
+    wrapped = "test_dataloader = dict(dataset=dict(_delete_=True, type='Wrapper', dataset=dict(datasets=[dict(pipeline=['plain'])])))"
+    (tmp_path / 'wrapped.py').write_text(f"_base_ = ['{detection}']\n{wrapped}")
+    dataset = merged_test(checkpoint, '--tta', config=tmp_path / 'wrapped.py').test_dataloader.dataset
+    assert dataset.dataset.datasets[0].pipeline == ['flips'] and 'pipeline' not in dataset
+
+
+def test_tta_of_detection_needs_nothing_in_the_config(checkpoint: str, tmp_path: Path) -> None:
+    steps = [dict(type='Resize'), dict(type='PackDetInputs')]
+    text = f"default_scope = 'mmdet'\nmodel = dict(type='RetinaNet')\ntest_dataloader = dict(dataset=dict(pipeline={steps}))\n"
+    (tmp_path / 'bare.py').write_text(text)
+    cfg = merged_test(checkpoint, '--tta', config=tmp_path / 'bare.py')
+    nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+    assert cfg.model == dict(type='DetTTAModel', tta_cfg=nms, module=dict(type='RetinaNet'))
+    first, last = cfg.test_dataloader.dataset.pipeline
+    assert first == dict(type='Resize') and last.type == 'TestTimeAug'
+    flips, [pack] = last.transforms
+    assert flips == [dict(type='mmdet.RandomFlip', prob=1.0), dict(type='mmdet.RandomFlip', prob=0.0)]
+    assert pack.type == 'mmdet.PackDetInputs' and {'flip', 'flip_direction', 'img_id'} < set(pack.meta_keys)
+    (tmp_path / 'half.py').write_text(f"{text}tta_pipeline = ['own']\n")
+    cfg = merged_test(checkpoint, '--tta', config=tmp_path / 'half.py')
+    assert cfg.model.tta_cfg == nms and cfg.test_dataloader.dataset.pipeline == ['own']
+    (tmp_path / 'other.py').write_text(text.replace('PackDetInputs', 'Other'))
+    with pytest.raises(UsageError, match=r'--tta flips before PackDetInputs, which does not end the test pipeline; add tta_pipeline'):
+        merged_test(checkpoint, '--tta', config=tmp_path / 'other.py')
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,11 @@ CFG_OPTIONS_HELP = (
     'or key=a,b; nested: key="[(a,b),(c,d)]" (with the quotes, without blanks)'
 )
 
-# What mmdet's tools/test.py takes where a config has no test-time augmentation of its own.
-MMDET_TTA_MODEL = dict(type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+# What mmdet's tools/test.py takes where a config has no test-time augmentation of its own. DetTTAModel and TestTimeAug are registered in
+# MMEngine's registries, not in mmdet's, so that they are found by their bare names from the scope mmdet, and not by mmdet's prefix.
+MMDET_TTA_MODEL = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
 MMDET_TTA_STEP = dict(
-    type='mmdet.TestTimeAug',
+    type='TestTimeAug',
     transforms=[
         [dict(type='mmdet.RandomFlip', prob=1.0), dict(type='mmdet.RandomFlip', prob=0.0)],
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import weakref
 from pathlib import Path
@@ -91,15 +92,18 @@ def test_training_gives_up_when_nothing_is_usable(tmp_path: Path) -> None:
         _texts(tmp_path, None, None)[0]
 
 
+@pytest.mark.parametrize('copied', [False, True])
 @pytest.mark.parametrize('num_workers', [0, 2])
-def test_marks_of_workers_reach_the_main_process(tmp_path: Path, num_workers: int) -> None:
-    dataset = _texts(tmp_path, *TEXTS)
+def test_marks_of_workers_reach_the_main_process(tmp_path: Path, num_workers: int, copied: bool) -> None:
+    original = _texts(tmp_path, *TEXTS)
+    dataset = copy.deepcopy(original) if copied else original
     loader = DataLoader(dataset, batch_size=1, num_workers=num_workers, persistent_workers=num_workers > 0, collate_fn=list)
     seen = []
     for _ in range(2):
         dataset.clear_skipped()
         seen.append([_value(batch[0]) for batch in loader])
         assert [reason for _, reason in dataset.skipped_samples()] == list(BROKEN.values())
+        assert original.skipped_samples() == ([] if copied else dataset.skipped_samples())
     # The same samples stand in whatever the workers did before.
     assert seen[0] == seen[1] == [_value(dataset[index]) for index in range(len(dataset))]
 
@@ -124,6 +128,7 @@ def test_lazy_initialisation_makes_marks_too(tmp_path: Path) -> None:
     assert dataset.skipped_samples() == []
     assert _value(dataset[0]) == 1
     assert len(dataset.skipped_samples()) == 1
+    assert _value(copy.deepcopy(_texts(tmp_path, '', '1', lazy_init=True))[0]) == 1
 
 
 def test_missing_data_is_named_in_the_first_line(tmp_path: Path) -> None:

@@ -79,7 +79,9 @@ def test_clipping(tmp_path: Path, warnings_logged: Warnings) -> None:
     assert _boxes(dataset, 0) == [[0, 0, 6, 14]]
     assert _boxes(dataset, 1) == [[40, 20, 48, 32], [3, 3, 7, 7]]
     assert _boxes(dataset, 2) == [[2.5, 3.0, 12.5, 15.0], [20, 10, 48.4, 32.3]], 'rounding is left as it is'
-    [warning] = warnings_logged()
+    records = dataset.COCOAPI(str(tmp_path / 'train.json')).dataset['annotations']
+    assert [record['area'] for record in records[:3]] == [6 * 14, 8 * 12, 10], 'no larger than the box'
+    warning = warnings_logged()[0]
     assert warning.startswith(f"{tmp_path}/train.json: bad_boxes='clip': 2 boxes clipped to their images (annotation ids 1, 3) and ")
     assert '1 left out that lie wholly outside (annotation ids 2)' in warning
     assert json.loads((tmp_path / 'train.json').read_text()) == content, 'no file is changed'

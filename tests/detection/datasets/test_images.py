@@ -138,6 +138,9 @@ def test_whole_photos_have_no_fault(tmp_path: Path) -> None:
     assert diagnose_photo(path, 48, 32, (48, 32)) is None
     assert diagnose_photo(path, 48, 32, (7, 7)) is None, 'a size that is not of this file'
     assert diagnose_photo(path, 32, 48).reason is Reason.OTHER_SIZE
+    for orientation in range(1, 9):  # from 5 on by a quarter
+        _turn(tmp_path / 'a.jpg', orientation)
+        assert (diagnose_photo(path, 48, 32) is None) == (orientation < 5) == (diagnose_photo(path, 32, 48) is not None)
 
 
 # Missing images.

@@ -95,6 +95,12 @@ class BadSampleMixin(BaseDataset):
         self._require_data()
         return super().load_data_list()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy; a deep copy, such as a runner makes of a data set it is given, shares marks of its own with its workers."""
+        self.__dict__.update(state)
+        self._marks.share_memory_()  # changes nothing for a worker's copy, whose marks are shared already
+        self._logged.share_memory_()
+
     def get_subset_(self, indices: int | Sequence[int]) -> None:
         """Cut the data set down to some of its samples; marks start afresh."""
         super().get_subset_(indices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS, DefaultScope
@@ -22,7 +24,7 @@ from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dynperceiver_det.evaluation import FIGURES, CocoMetric, score_detections
+from dynperceiver_det.evaluation import FIGURES, CocoMetric, score_detections, score_result
 
 ROOT = Path(__file__).resolve().parents[3]
 HEIGHT, WIDTH = 240, 320
@@ -343,3 +345,14 @@ def test_example_of_coco_scores_as_published(golden: Path, iou_type: str) -> Non
         classes = [category['name'] for category in json.loads(truth.read_text())['categories']]
         figures = evaluate(samples_of(truth, json.loads(result.read_text())), classes=classes, ann_file=str(truth))
         assert list(figures.values()) == pytest.approx(expected, rel=0, abs=1e-12)
+
+
+def test_example_of_coco_scores_as_published_from_a_pickle(golden: Path, tmp_path: Path) -> None:
+    expected = json.loads((ROOT / 'tests' / 'golden' / 'coco_golden_stats.json').read_text())['bbox']
+    truth, result = golden / 'instances_val2014_100.json', golden / 'instances_val2014_fakebbox100_results.json'
+    samples = [sample.to_dict() for sample in samples_of(truth, json.loads(result.read_text()))]
+    (tmp_path / 'kept.pkl').write_bytes(pickle.dumps(samples))
+    dataset = dict(type='CocoDataset', ann_file=str(truth), data_prefix=dict(img='nowhere/'), test_mode=True, pipeline=[])
+    evaluator = dict(type='dynperceiver_det.CocoMetric', ann_file=str(truth))
+    cfg = Config(dict(test_dataloader=dict(dataset=dataset), test_evaluator=evaluator))
+    assert list(score_result(cfg, tmp_path / 'kept.pkl').values()) == pytest.approx(expected, rel=0, abs=1e-12)

@@ -182,6 +182,15 @@ def test_metric_reports_pycocotools_figures_under_mmdets_prefix(made: Made) -> N
     assert figures == {f'coco/{name}': value for name, value in expected.items()}
 
 
+def test_metric_serves_every_epoch(made: Made) -> None:
+    metric = CocoMetric(ann_file=str(made.truth))
+    metric.dataset_meta = dict(classes=CLASSES)
+    for detections in (made.boxes, made.boxes[::2], made.boxes):
+        metric.process({}, [sample.to_dict() for sample in samples_of(made.truth, detections)])
+        expected = direct(made.truth, made.write('epoch', detections), 'bbox')
+        assert metric.evaluate(NUM_IMAGES) == {f'coco/{name}': value for name, value in expected.items()}
+
+
 def test_boxes_in_mask_results_do_not_change_which_masks_are_small(made: Made) -> None:
     both = [dict(mask, bbox=[0, 0, 1, 1]) for mask in made.masks]
     assert score_detections(made.truth, made.write('both.segm', both), 'segm') == direct(made.truth, made.segm, 'segm')

@@ -4,6 +4,7 @@ custom_imports = dict(imports=['dynperceiver_det'], allow_failed_imports=False)
 default_scope = 'mmdet'
 default_hooks = dict(
     checkpoint=dict(save_best='coco/bbox_mAP', rule='greater', max_keep_ckpts=3),
+    sync_buffers=dict(type='mmengine.SyncBuffersHook'),  # where norms learn, processes would be validated with statistics of their own
     visualization=dict(type='mmdet.DetVisualizationHook'))
 custom_hooks = [
     dict(type='dynperceiver.ResumableRandomnessHook'),

@@ -73,7 +73,7 @@ class RecordRankHook(Hook):
         self.start = self._weights(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self.files += [sample.filename for sample in data_batch['data_samples']]
+        self.files += [sample.get('filename') or sample.img_path for sample in data_batch['data_samples']]
         self.losses.append(float(outputs['loss']))
         self.after_step = self._weights(runner)
 

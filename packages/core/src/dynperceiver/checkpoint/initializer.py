@@ -70,11 +70,13 @@ def _load_trunk(trunk: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     own = trunk.state_dict()
     absent = [key for key in own if key not in state_dict]
     differ = [key for key, value in state_dict.items() if key not in own or own[key].shape != value.shape]
-    if absent or differ:
+    facts = (('not in the checkpoint', absent), ('of another shape, or not in the model', differ))
+    listing = '; '.join(
+        f'{len(keys)} tensors {fact} ({", ".join(keys[:4])}{", ..." * (len(keys) > 4)})' for fact, keys in facts if keys
+    )
+    if listing:
         raise ValueError(
-            f'the checkpoint is of another feature branch or width: {len(absent)} tensors of the model are not in it '
-            f'({", ".join(absent[:4])}), {len(differ)} are of another shape or not in the model ({", ".join(differ[:4])}); use a '
-            'checkpoint of the same feature_branch and width'
+            f'the checkpoint is of another feature branch or width: {listing}; use a checkpoint of the same feature_branch and width'
         )
     trunk.load_state_dict(state_dict)
 

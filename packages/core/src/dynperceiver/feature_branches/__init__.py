@@ -1,6 +1,6 @@
 """CNN feature branches: ResNet, RegNetY, MobileNet-v3, one table, one builder."""
 
-from .base import FeatureBranch, FeatureBranchVariant, ResidualBlock, pyramid_levels
+from .base import FeatureBranch, FeatureBranchVariant, ResidualBlock, check_levels, pyramid_levels
 from .build import build_feature_branch
 from .mobilenet_v3 import InvertedResidualRow, MobileNetV3Variant
 from .regnet import RegNetYVariant
@@ -19,6 +19,7 @@ __all__ = [
     'ResNetVariant',
     'ResidualBlock',
     'build_feature_branch',
+    'check_levels',
     'find_feature_branch',
     'pyramid_levels',
     'register_feature_branch',

@@ -18,6 +18,7 @@ __all__ = [
     'FeatureBranchVariant',
     'ResidualBlock',
     'ShiftFactory',
+    'check_levels',
     'initialize_convolutions',
     'make_divisible',
     'pyramid_levels',
@@ -79,7 +80,11 @@ class FeatureBranch(nn.Module):
         Args:
             images_BCHW: Images, shape (B, 3, H, W), any size.
             levels: Numbers i of the maps x_i to return, in rising order.
+
+        Raises:
+            ValueError: If there are no such maps.
         """
+        check_levels(levels, self.num_stages)
         feature_BCHW = self.stem(images_BCHW.contiguous(memory_format=torch.channels_last))
         maps = [feature_BCHW]
         for stage in self.stages:
@@ -102,6 +107,23 @@ def pyramid_levels(strides: Sequence[int]) -> tuple[int, ...]:
     """
     last = {stride: number for number, stride in enumerate(strides)}
     return tuple(last[stride] for stride in PYRAMID_STRIDES)
+
+
+def check_levels(levels: Sequence[int], num_stages: int) -> None:
+    """Check which maps a pyramid is to have: a stage that was not built would hand on an earlier map under a later number.
+
+    Args:
+        levels: Numbers i of the maps x_i.
+        num_stages: Stages of the network.
+
+    Raises:
+        ValueError: If they do not rise, or one is not there.
+    """
+    if not levels or any(level not in range(num_stages + 1) for level in levels) or list(levels) != sorted(set(levels)):
+        raise ValueError(
+            f'levels={tuple(levels)} of a network with {num_stages} stages: pass one or more of {tuple(range(num_stages + 1))} in rising '
+            'order; they stand for the maps x_i, 0 for that of the stem'
+        )
 
 
 class FeatureBranchVariant(Protocol):

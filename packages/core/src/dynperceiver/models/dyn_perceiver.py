@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..feature_branches import FeatureBranch
+from ..feature_branches import FeatureBranch, check_levels
 from ..structures import NetworkState
 from .exits import ExitHeads
 from .latent_branch import LatentBranch
@@ -169,7 +169,11 @@ class DynPerceiver(nn.Module):
             images_BCHW: Images, shape (B, 3, H, W), any size.
             levels: Numbers i of the maps x_i to return, in rising order; 0 is the stem's. For a detector on any feature branch take
                 ``feature_branch.pyramid_levels``.
+
+        Raises:
+            ValueError: If there are no such maps.
         """
+        check_levels(levels, self.feature_branch.num_stages)
         maps = [state.pyramid for _, state in self.run(self.start(images_BCHW, collect_pyramid=True, levels=levels))][-1]
         assert maps is not None
         return maps

@@ -56,12 +56,12 @@ def fill_neck_channels(model: Mapping[str, Any]) -> dict[str, Any]:
             'channels; choose one by backbone.out_indices, for example (3,)'
         )
     neck['in_channels'] = channels[0] if isinstance(before, int) else list(channels)
-    if before is not None and before != neck['in_channels']:
+    if before is not None and (before if isinstance(before, int) else list(before)) != neck['in_channels']:
         print_log(f'neck.in_channels: {before} of the config becomes {neck["in_channels"]}, as the backbone publishes', logger='current')
     return model
 
 
-def build_detector(detector: str, backbone: dict[str, Any], neck: Any = None, **settings: Any) -> nn.Module:
+def build_detector(detector: str, backbone: dict[str, Any], **settings: Any) -> nn.Module:
     """Build a detector of MMDetection with ``neck.in_channels`` filled from the backbone.
 
     In a config: ``model = dict(type='dynperceiver_det.Detector', detector='RetinaNet', backbone=dict(...), ...)``; everything else
@@ -70,13 +70,13 @@ def build_detector(detector: str, backbone: dict[str, Any], neck: Any = None, **
     Args:
         detector: Name of the detector, with or without scope.
         backbone: Config of the backbone.
-        neck: Config of the neck, or a list of which the first follows the backbone; its ``in_channels`` may be left out.
-        settings: All else that the detector takes.
+        settings: All else that the detector takes. ``neck``, where there is one, is its config, or a list of which the first follows the
+            backbone; its ``in_channels`` may be left out.
 
     Raises:
         ValueError: See :func:`fill_neck_channels`.
     """
-    model = fill_neck_channels(dict(settings, backbone=backbone, **({} if neck is None else {'neck': neck})))
+    model = fill_neck_channels(dict(settings, backbone=backbone))
     built: nn.Module = MMDET_MODELS.build(dict(model, type=detector, _scope_='mmdet'))
     return built
 

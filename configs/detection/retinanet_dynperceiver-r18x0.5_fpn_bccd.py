@@ -11,5 +11,5 @@ model = dict(
     bbox_head=dict(num_classes=_base_.num_classes, in_channels=64, feat_channels=64, stacked_convs=2, norm_cfg=norm_cfg,
                    anchor_generator=dict(octave_base_scale=3)))
 # few photos, short training: test what the weights were on average
-custom_hooks = [*_base_.custom_hooks, dict(type='EMAHook', momentum=0.005, update_buffers=True)]
+custom_hooks = [*_base_.custom_hooks, dict(type='EMAHook', momentum=0.01, update_buffers=True)]
 input_shape = (240, 320)

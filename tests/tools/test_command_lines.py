@@ -172,8 +172,11 @@ def test_show_flags_reach_the_hook_that_draws(checkpoint: str, detection: str, t
     assert merged_test(checkpoint, *flags).default_hooks.visualization == dict(
         type='dynperceiver_action.DrawPredictionsHook', enable=True, out_dir='d', show=False, wait_time=0.5, interval=5)
     assert merged_test(checkpoint, '--show').default_hooks.visualization.show is True
+    with pytest.raises(UsageError, match=r"--interval 5: MMDetection's DetVisualizationHook draws every image of a test; leave it out"):
+        merged_test(checkpoint, *flags, config=detection)
+    flags = ['--show-dir', 'd', '--wait-time', '0.5']
     assert merged_test(checkpoint, '--show', *flags, config=detection).default_hooks.visualization == dict(
-        type='mmdet.DetVisualizationHook', draw=True, test_out_dir='d', show=True, wait_time=0.5, interval=5)
+        type='mmdet.DetVisualizationHook', draw=True, test_out_dir='d', show=True, wait_time=0.5, interval=1)
     assert 'enable' not in merged_test(checkpoint).default_hooks.visualization
     (tmp_path / 'bare.py').write_text("default_scope = 'mmaction'")
     with pytest.raises(UsageError, match=r'need a hook that draws.*add default_hooks\.visualization'):

@@ -8,8 +8,7 @@ image_scale = (320, 240)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='mmdet.LoadAnnotations', with_bbox=True),
-    dict(type='RandomResize', resize_type='mmdet.Resize', scale=image_scale, ratio_range=(1.0, 1.4), keep_ratio=True),
-    dict(type='mmdet.RandomCrop', crop_size=(240, 320)),
+    dict(type='mmdet.Resize', scale=image_scale, keep_ratio=True),
     dict(type='mmdet.RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='mmdet.PackDetInputs'),
 ]

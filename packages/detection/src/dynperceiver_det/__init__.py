@@ -2,8 +2,10 @@
 
 import dynperceiver  # applies the fixes that importing OpenMMLab on today's torch needs, so it comes first
 
-from . import datasets, evaluation, models
+from . import compat, datasets, evaluation, models
 from .models import fill_neck_channels
 
-__all__ = ['__version__', 'datasets', 'evaluation', 'fill_neck_channels', 'models']
+__all__ = ['__version__', 'compat', 'datasets', 'evaluation', 'fill_neck_channels', 'models']
 __version__ = dynperceiver.__version__
+
+compat.apply()

@@ -78,7 +78,7 @@ def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', '--dump', dest='out', metavar='FILE.pkl', help='keep the predictions in a pickle file')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='draw predictions into this folder')
-    parser.add_argument('--interval', type=int, default=1, help='draw every so many samples (default: %(default)s)')
+    parser.add_argument('--interval', type=int, default=1, help='draw every so many samples (default: %(default)s; detection draws all)')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that a window stays (default: %(default)s)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model and tta_pipeline of the config')
     return parser.parse_args(argv)
@@ -162,6 +162,8 @@ def _draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         hooks.visualization = dict(type='mmdet.DetVisualizationHook')
     hook = hooks.visualization
     if hook.type.endswith('DetVisualizationHook'):
+        if args.interval != 1:
+            raise UsageError(f"--interval {args.interval}: MMDetection's DetVisualizationHook draws every image of a test; leave it out")
         hook.draw, hook.test_out_dir = True, args.show_dir
     else:
         hook.enable, hook.out_dir = True, args.show_dir

@@ -1,14 +1,16 @@
-# BCCD: 205 / 87 / 72 photos of blood cells of 640x480 (train / val / test), three classes, COCO format, shown at half their size.
-# Validation is on the val photos, tools/test.py on the test photos.
+# BCCD: 205 / 87 / 72 photos of blood cells of 640x480 (train / val / test), three classes, COCO format, shown at 0.65 of their size.
+# Training sees random crops of photos enlarged or reduced around that scale: a latent code summarises the whole image, so that objects
+# must on average be as large in training as they are in testing. Validation is on the val photos, tools/test.py on the test photos.
 data_root = 'data/bccd/'
 source = 'BCCD (MIT licence), https://github.com/Shenggan/BCCD_Dataset, with COCO-format annotations in annotations/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'), palette=[(220, 20, 60), (30, 60, 255), (255, 200, 0)])
 num_classes = 3
-image_scale = (320, 240)
+image_scale = (416, 312)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='mmdet.LoadAnnotations', with_bbox=True),
-    dict(type='mmdet.Resize', scale=image_scale, keep_ratio=True),
+    dict(type='RandomResize', resize_type='mmdet.Resize', scale=image_scale, ratio_range=(0.8, 1.2), keep_ratio=True),
+    dict(type='mmdet.RandomCrop', crop_size=(240, 320)),
     dict(type='mmdet.RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='mmdet.PackDetInputs'),
 ]

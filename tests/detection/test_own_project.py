@@ -16,18 +16,6 @@ import dynperceiver
 
 BASE = "_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'"
 
-# Until docs/detection.md is there.
-STAND_IN = """\
-_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
-custom_imports = dict(imports=['dynperceiver_det'], allow_failed_imports=False)
-model = dict(
-    type='dynperceiver_det.Detector', detector='FasterRCNN',
-    backbone=dict(
-        _delete_=True, type='dynperceiver_det.DynPerceiverBackbone', feature_branch='regnet_y_800mf', num_latents=128,
-        depth_factors=(1, 1, 1, 2), frozen_stages=1, norm_eval=True,
-        init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint='PATH')))
-"""
-
 # Nothing but where the data is, its classes, and sizes.
 SMALL = """
 _base_ = ['{own}']
@@ -53,8 +41,7 @@ visualizer = dict(name='{work_dir}')
 
 def documented_config() -> str:
     """The one block of docs/detection.md that starts from MMDetection's own config."""
-    page = ROOT / 'docs' / 'detection.md'
-    blocks = re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL) if page.exists() else [STAND_IN]
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'detection.md').read_text(), re.DOTALL)
     (block,) = [block for block in blocks if BASE in block]
     return str(block)
 

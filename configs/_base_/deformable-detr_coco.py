@@ -37,7 +37,7 @@ val_evaluator = dict(type='dynperceiver_det.CocoMetric')
 test_evaluator = val_evaluator
 default_hooks = dict(
     checkpoint=dict(save_best='coco/bbox_mAP', rule='greater', max_keep_ckpts=3),
-    sync_buffers=dict(type='SyncBuffersHook'),
+    sync_buffers=dict(type='mmengine.SyncBuffersHook'),
     visualization=dict(type='mmdet.DetVisualizationHook'))
 custom_hooks = [
     dict(type='dynperceiver.ResumableRandomnessHook'),

@@ -12,7 +12,7 @@ import yaml
 from mmengine import registry
 from mmengine.config import Config
 
-import dynperceiver_det  # noqa: F401  registers what configs name
+import dynperceiver_det
 from dynperceiver.analysis import count_gmacs, meta_copy
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'detection'
@@ -102,7 +102,7 @@ def test_data_and_hooks_build_from_a_foreign_scope(leaf: str) -> None:
         assert not [hook.type for hook in hooks if registry.HOOKS.get(hook.type) is None]
         assert registry.METRICS.get(cfg.val_evaluator.type) is dynperceiver_det.evaluation.CocoMetric
         assert registry.VISUALIZERS.get(cfg.visualizer.type) is not None
-    assert {'mmengine.SyncBuffersHook', 'SyncBuffersHook'} & {hook.type for hook in hooks}
+    assert 'mmengine.SyncBuffersHook' in {hook.type for hook in hooks}
 
 
 @pytest.mark.parametrize('leaf', [name for name in PAPER if '_2x_' in name])

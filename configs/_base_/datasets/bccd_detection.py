@@ -11,6 +11,7 @@ train_pipeline = [
     dict(type='mmdet.LoadAnnotations', with_bbox=True),
     dict(type='RandomResize', resize_type='mmdet.Resize', scale=image_scale, ratio_range=(0.8, 1.2), keep_ratio=True),
     dict(type='mmdet.RandomCrop', crop_size=(240, 320)),
+    dict(type='mmdet.FilterAnnotations', min_gt_bbox_wh=(12, 12)),  # a cell's rim at the edge of a crop is no cell
     dict(type='mmdet.RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='mmdet.PackDetInputs'),
 ]

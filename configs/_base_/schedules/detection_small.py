@@ -1,5 +1,5 @@
 # For small data sets and networks that start from random weights: AdamW, linear warm-up, cosine.
-max_epochs = 30
+max_epochs = 20
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=10)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

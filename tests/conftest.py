@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported, and for the processes that tests start: on networks as small as those of the tests, threads only wait for
@@ -24,3 +25,15 @@ def _seeded() -> None:
     np.random.seed(0)
     if 'torch' in sys.modules:  # tests of tools that run before anything is installed do without
         sys.modules['torch'].manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _own_default_scope() -> Iterator[None]:
+    """Let no file of tests leave a default scope of MMEngine's registries behind, in which others would look for their names."""
+    scopes = getattr(sys.modules.get('mmengine.registry'), 'DefaultScope', None)
+    before = None if scopes is None else scopes._instance_dict.copy()
+    yield
+    scopes = getattr(sys.modules.get('mmengine.registry'), 'DefaultScope', None)
+    if scopes is not None:
+        scopes._instance_dict.clear()
+        scopes._instance_dict.update(before or {})

@@ -45,6 +45,8 @@ class DetectionRuns:
         self.folder = folder
         self.data = make_photos(folder / 'data')
         self.config = write_detection_config(folder / 'tiny.py', LEAVES / 'retinanet_dynperceiver-regnety-1.6gf_fpn_1x_coco.py', self.data)
+        # Here and not in the pool: to find `mmdet::` configs MMEngine reloads a module, which two threads must not do at once.
+        self.blood = write_detection_config(folder / 'blood.py', LEAVES / 'faster-rcnn_dynperceiver-r18x0.5_fpn_bccd.py', self.data)
         self.quick = folder / 'quick.py'
         self.quick.write_text(QUICK)
         self.records = folder / 'records'
@@ -100,8 +102,7 @@ class DetectionRuns:
         return self._run(self.folder / 'augmented', 'tools/test.py', self.quick, self.checkpoint, '--tta')
 
     def _distributed(self) -> Path:
-        leaf = write_detection_config(self.folder / 'blood.py', LEAVES / 'faster-rcnn_dynperceiver-r18x0.5_fpn_bccd.py', self.data)
-        watched = write_hooked_config(self.folder / 'watched.py', leaf, f"type='RecordRankHook', folder='{self.records}'")
+        watched = write_hooked_config(self.folder / 'watched.py', self.blood, f"type='RecordRankHook', folder='{self.records}'")
         watched.write_text(watched.read_text().replace("'dynperceiver_action'", "'dynperceiver_det', 'quick_layout'"))
         with socket.socket() as probe:
             probe.bind(('127.0.0.1', 0))

@@ -2,19 +2,9 @@
 _base_ = './coco_detection.py'
 data_root = 'data/coco_mini/'
 source = 'coco_mini, 104 photos of COCO 2017, https://cocodataset.org, with annotations/instances_train52.json and instances_val52.json'
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='mmdet.LoadAnnotations', with_bbox=True),
-    dict(type='mmdet.Resize', scale=(320, 320), keep_ratio=True),
-    dict(type='mmdet.RandomFlip', prob=0.5),
-    dict(type='mmdet.PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='mmdet.Resize', scale=(320, 320), keep_ratio=True),
-    dict(type='mmdet.LoadAnnotations', with_bbox=True),
-    dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
+scale = (320, 320)
+train_pipeline = [dict(step, scale=scale) if 'scale' in step else step for step in _base_.train_pipeline]
+test_pipeline = [dict(step, scale=scale) if 'scale' in step else step for step in _base_.test_pipeline]
 train_dataloader = dict(
     batch_size=4,
     dataset=dict(

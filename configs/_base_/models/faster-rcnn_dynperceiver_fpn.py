@@ -1,15 +1,6 @@
 # Faster R-CNN on FPN on a Dyn-Perceiver (RegNetY-1.6GF, 256 latents).
-_base_ = 'mmdet::_base_/models/faster-rcnn_r50_fpn.py'
+_base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', '../backbones/dynperceiver_regnety-1.6gf.py']
 model = dict(
     type='dynperceiver_det.Detector',  # fills neck.in_channels from the backbone
     detector='mmdet.FasterRCNN',
-    backbone=dict(
-        _delete_=True,
-        type='dynperceiver_det.DynPerceiverBackbone',
-        feature_branch='regnet_y_1_6gf',
-        num_latents=256,
-        depth_factors=(1, 1, 1, 1),
-        frozen_stages=1,
-        norm_eval=True,
-        # An image checkpoint to start from: --cfg-options model.backbone.init_cfg.checkpoint=PATH (ours, or the authors' published files)
-        init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=None)))
+    backbone=dict(_delete_=True, **_base_.dynperceiver))

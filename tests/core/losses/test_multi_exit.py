@@ -120,5 +120,29 @@ def test_wrong_numbers(arguments: dict[str, Any], text: str) -> None:
 
 
 def test_three_exits_are_not_enough() -> None:
-    with pytest.raises(ValueError, match='zip'):
+    with pytest.raises(ValueError, match=r'the model has 3 exits, but exit_weights=.* one weight per exit'):
         MultiExitLoss()(_logits()[:3], torch.tensor([0, 1, 2]))
+
+
+def test_a_static_trunk_has_one_exit() -> None:
+    """Its loss is the cross-entropy, whatever the form and the weight of distillation."""
+    logits = _logits()[0]
+    target = torch.tensor([1, 3, 0])
+    expected = -_log_softmax(logits)[range(3), target.numpy()].mean()
+    for arguments in ({}, {'form': 'mixed'}, {'distill_weight': 0.0}, {'temperature': 4.0}):
+        terms = MultiExitLoss(exit_weights=(1,), **arguments)((logits,), target)
+        assert list(terms) == ['loss_exit1']
+        assert terms['loss_exit1'].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_one_exit_may_weigh_less_and_be_smoothed() -> None:
+    logits, target = _logits()[0], torch.tensor([1, 3, 0])
+    smooth = 0.9 * np.eye(4)[target.numpy()] + 0.1 / 4
+    expected = -0.25 * (smooth * _log_softmax(logits)).sum(1).mean()
+    assert MultiExitLoss(exit_weights=(0.25,), label_smoothing=0.1)([logits], target)['loss_exit1'].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(('weights', 'num_exits'), [((1,), 4), ((0.5, 0.5, 1, 1), 1)])
+def test_as_many_weights_as_exits(weights: tuple[float, ...], num_exits: int) -> None:
+    with pytest.raises(ValueError, match=rf'the model has {num_exits} exits, but exit_weights=.*\(1,\) for a static trunk'):
+        MultiExitLoss(exit_weights=weights)(_logits()[:num_exits], torch.tensor([0, 1, 2]))

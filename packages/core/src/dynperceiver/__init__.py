@@ -10,21 +10,23 @@ __all__ = [
     '__version__',
     'build_feature_branch',
     'build_model',
+    'build_static_trunk',
     'checkpoint',
     'compat',
     'data',
     'hooks',
     'losses',
     'metrics',
+    'optim',
 ]
 __version__ = '0.1.0'
 
 compat.apply()
 
 try:
-    from . import checkpoint, data, hooks, losses, metrics
+    from . import checkpoint, data, hooks, losses, metrics, optim
     from .feature_branches import build_feature_branch
-    from .models import DynPerceiver, build_model
+    from .models import DynPerceiver, build_model, build_static_trunk
     from .structures import NetworkState
 except ModuleNotFoundError as error:
     if (error.name or '').partition('.')[0] not in ('torch', 'numpy', 'mmengine'):

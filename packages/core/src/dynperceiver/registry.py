@@ -9,10 +9,11 @@ from __future__ import annotations
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
-__all__ = ['HOOKS', 'METRICS', 'MODELS', 'SCOPE', 'WEIGHT_INITIALIZERS']
+__all__ = ['HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'SCOPE', 'WEIGHT_INITIALIZERS']
 
 SCOPE = 'dynperceiver'
 
@@ -21,4 +22,7 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['dynperc
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope=SCOPE, locations=['dynperceiver.metrics'])
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope=SCOPE, locations=['dynperceiver.checkpoint']
+)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor', parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE, locations=['dynperceiver.optim']
 )

@@ -13,6 +13,8 @@ from mmaction.models.recognizers.base import BaseRecognizer
 from mmaction.structures import ActionDataSample
 from torch import Tensor
 
+from dynperceiver.losses import batch_accuracies
+
 from ..registry import MODELS
 
 __all__ = ['EarlyExitRecognizer']
@@ -101,13 +103,7 @@ class EarlyExitRecognizer(BaseRecognizer):
                 'per video: set num_frames of the model to the frames that the training pipeline samples'
             )
         target = labels.squeeze(1) if labels.shape[1] == 1 else labels
-        hard = target if target.dim() == 1 else target.argmax(1)
-        results = dict(self.loss_module(logits, target))
-        for number, logits_NK in enumerate(logits, 1):
-            ranked_NK = logits_NK.detach().topk(min(max(self.topk), logits_NK.shape[1]), 1).indices == hard[:, None]
-            for k in self.topk:
-                results[f'exit{number}_top{k}'] = ranked_NK[:, :k].any(1).float().mean()
-        return results
+        return {**self.loss_module(logits, target), **batch_accuracies(logits, target, self.topk)}
 
     def predict(self, inputs: Tensor, data_samples: Sequence[ActionDataSample], **kwargs: Any) -> list[ActionDataSample]:
         """Scores of every exit.

@@ -60,7 +60,7 @@ def costs_of_config(cfg: Config, shape: Sequence[int] | None = None) -> dict[str
         frames_per_sample=frames,
         num_params=sum(parameter.numel() for parameter in model.parameters()),
         network_params=sum(parameter.numel() for parameter in trunk.parameters()),
-        has_exits=network is not None and network.exits is not None,
+        has_exits=getattr(trunk, 'exits', None) is not None,
         exits=costs,
     )
 

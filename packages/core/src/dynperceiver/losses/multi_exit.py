@@ -28,7 +28,7 @@ class MultiExitLoss(nn.Module):
 
     Args:
         exit_weights: :math:`w_1 .. w_4`. The reference recipe has 0.5 for the two latent exits, 1 for the feature exit and 1 for the
-            merged exit.
+            merged exit. With a weight of 0 an exit learns nothing. A static trunk has one exit: ``(1,)``, which distils nothing.
         distill_weight: :math:`\alpha`; 0 switches self-distillation off.
         temperature: T.
         form: ``'sum'`` or ``'mixed'``.
@@ -48,9 +48,10 @@ class MultiExitLoss(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(exit_weights) != 4 or min(exit_weights) < 0:
+        if len(exit_weights) not in (1, 4) or min(exit_weights) < 0:
             raise ValueError(
-                f'exit_weights={tuple(exit_weights)}: four numbers of at least 0 are needed, one per exit; the recipe is (0.5, 0.5, 1, 1)'
+                f'exit_weights={tuple(exit_weights)}: four numbers of at least 0 are needed, one per exit; the recipe is (0.5, 0.5, 1, 1), '
+                'and (1,) is for a static trunk'
             )
         if form not in ('sum', 'mixed'):
             raise ValueError(f"form={form!r}: choose 'sum' (reference recipe) or 'mixed' (paper, Eq. 3)")
@@ -68,22 +69,30 @@ class MultiExitLoss(nn.Module):
         """Weighted terms, whose sum is the loss.
 
         Args:
-            logits_SK: Logits of the four exits, each (S, K).
+            logits_SK: Logits of the exits, each (S, K).
             target: Class numbers (S,), or class probabilities (S, K) as mixup and cutmix give.
 
         Returns:
-            ``loss_exit1`` .. ``loss_exit4`` and, with distillation, ``loss_distill``: scalars. Everything whose name contains
-            ``loss`` is summed by MMEngine.
+            ``loss_exit1`` .. ``loss_exit4`` and, with distillation and several exits, ``loss_distill``: scalars. Everything whose name
+            contains ``loss`` is summed by MMEngine.
+
+        Raises:
+            ValueError: If the model has another number of exits than ``exit_weights``.
         """
+        if len(logits_SK) != len(self.exit_weights):
+            raise ValueError(
+                f'the model has {len(logits_SK)} exits, but exit_weights={self.exit_weights}; give the loss one weight per exit, (1,) '
+                'for a static trunk'
+            )
         weights = list(self.exit_weights)
         if self.form == 'mixed':
-            weights = [weight * (1 - self.distill_weight) for weight in weights[:3]] + weights[3:]
+            weights = [weight * (1 - self.distill_weight) for weight in weights[:-1]] + weights[-1:]
         smoothing = 0.0 if target.is_floating_point() else self.label_smoothing
         losses = {
             f'loss_{name}': weight * F.cross_entropy(logits, target, label_smoothing=smoothing)
-            for name, weight, logits in zip(EXIT_NAMES, weights, logits_SK, strict=True)
+            for name, weight, logits in zip(EXIT_NAMES, weights, logits_SK, strict=False)
         }
-        if self.distill_weight:
+        if self.distill_weight and len(logits_SK) > 1:
             scale = self.distill_weight * self.temperature**2
             teacher = F.log_softmax(logits_SK[-1].detach() / self.temperature, 1)
             terms = [

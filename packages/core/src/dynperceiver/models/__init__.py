@@ -3,11 +3,13 @@
 from ..feature_branches import build_feature_branch  # registers dynperceiver.FeatureBranch
 from .build import build_model
 from .dyn_perceiver import DynPerceiver, Segment
-from .exits import ExitHeads, FeatureExit, ForwardKnowledgeTransfer, LatentExit, MergedExit
+from .exits import EarlyFeatureExit, ExitHeads, FeatureExit, ForwardKnowledgeTransfer, LatentExit, MergedExit
 from .latent_branch import LatentBranch
+from .static_trunk import StaticTrunk, build_static_trunk
 
 __all__ = [
     'DynPerceiver',
+    'EarlyFeatureExit',
     'ExitHeads',
     'FeatureExit',
     'ForwardKnowledgeTransfer',
@@ -15,6 +17,8 @@ __all__ = [
     'LatentExit',
     'MergedExit',
     'Segment',
+    'StaticTrunk',
     'build_feature_branch',
     'build_model',
+    'build_static_trunk',
 ]

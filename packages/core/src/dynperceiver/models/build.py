@@ -8,7 +8,7 @@ from ..feature_branches import build_feature_branch
 from ..layers import set_with_cp
 from ..registry import MODELS
 from .dyn_perceiver import DynPerceiver
-from .exits import ExitHeads
+from .exits import EARLY_EXITS, ExitHeads
 from .latent_branch import LatentBranch
 
 __all__ = ['build_model']
@@ -60,6 +60,7 @@ def build_model(
     drop_path: float = 0.0,
     num_stages: int = 4,
     with_cp: bool = False,
+    early_exits: str = 'latent',
 ) -> DynPerceiver:
     """Build a Dyn-Perceiver; every ablation of the paper's Table 3 is a switch.
 
@@ -83,6 +84,8 @@ def build_model(
         num_stages: Stages to build, for a backbone whose last maps nobody needs; 4 where there are exits. Without exits the latent
             branch, too, ends where it last writes to the feature map, so that every parameter is used.
         with_cp: Activation checkpointing: less memory in training for more time.
+        early_exits: Branch in which exits 1 and 2 stand: ``'latent'``, or for the comparison of the paper's Table 2 ``'feature'``, on the
+            pooled x_2 and x_3.
 
     Raises:
         ValueError: For an unknown name or a number outside its rule; the message says the remedy.
@@ -99,6 +102,11 @@ def build_model(
     if not 1 <= num_stages <= 4 or (num_classes is not None and num_stages < 4):
         raise ValueError(
             f'num_stages={num_stages} with num_classes={num_classes}: 4 stages with exits, 1 to 4 in a backbone (num_classes=None)'
+        )
+    if early_exits not in EARLY_EXITS:
+        raise ValueError(
+            f'early_exits={early_exits!r}: choose the branch of exits 1 and 2, {" or ".join(map(repr, EARLY_EXITS))}; to train without '
+            'early exits, set exit_weights=(0, 0, 0, 1), distill_weight=0 in the loss and fkt=False here'
         )
     latent_stages = 4 if num_classes is not None else _last_writing_stage(num_stages, z2x, last_z2x)
     depths = _depths(depth_factors)
@@ -122,7 +130,7 @@ def build_model(
         num_stages=latent_stages,
     )
     branch.drop_stages(num_stages)
-    exits = None if num_classes is None else ExitHeads(branch.channels, num_classes, fkt, branch.head_channels, dropout)
+    exits = None if num_classes is None else ExitHeads(branch.channels, num_classes, fkt, branch.head_channels, dropout, early_exits)
     network = DynPerceiver(branch, latent_branch, exits, num_frames)
     set_with_cp(network, with_cp)
     return network

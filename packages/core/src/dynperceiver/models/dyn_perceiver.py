@@ -81,6 +81,11 @@ class DynPerceiver(nn.Module):
         self.segments = nn.ModuleList(Segment(self, number) for number in (1, 2, 3, 4))
 
     @property
+    def num_classes(self) -> int | None:
+        """Classes of every exit; ``None`` for a backbone."""
+        return None if self.exits is None else self.exits.num_classes
+
+    @property
     def unused_prefixes(self) -> tuple[str, ...]:
         """Prefixes of keys that an image checkpoint has and this network has no use for; none where it has exits."""
         return unused_prefixes(self)
@@ -132,13 +137,9 @@ class DynPerceiver(nn.Module):
         """Per-row logits (B, K) of exit ``number`` (1..4) from the state after that segment."""
         assert self.exits is not None
         exit_head = self.exits[number - 1]
-        if number == 3:
-            logits: Tensor = exit_head(state.feature_BCHW)
-        elif number == 4:
-            logits = exit_head(state.feature_BCHW, state.latent_BNC, state.carry_BK)
-        else:
-            logits = exit_head(state.latent_BNC, state.carry_BK)
-        return logits
+        inputs = (state.feature_BCHW,) if number == 3 else (state.feature_BCHW, state.latent_BNC, state.carry_BK)
+        logits_BK: Tensor = exit_head(*inputs)
+        return logits_BK
 
     def run(self, state: NetworkState) -> Iterator[tuple[Tensor | None, NetworkState]]:
         """The loop: yield each segment's logits and state. Stop pulling, and nothing more is computed."""

@@ -10,7 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ['ExitHeads', 'FeatureExit', 'ForwardKnowledgeTransfer', 'LatentExit', 'MergedExit']
+__all__ = [
+    'EARLY_EXITS',
+    'EarlyExit',
+    'EarlyFeatureExit',
+    'ExitHeads',
+    'FeatureExit',
+    'ForwardKnowledgeTransfer',
+    'LatentExit',
+    'MergedExit',
+    'init_classifiers',
+]
 
 
 class ForwardKnowledgeTransfer(nn.Sequential):
@@ -31,27 +41,57 @@ def _classifier(in_channels: int, hidden_channels: int | None, num_classes: int,
     ]
 
 
-class LatentExit(nn.Module):
-    """Exits 1 and 2: Linear on the mean latent token, joined by the transferred logits of the exit before, if any.
+class EarlyExit(nn.Module):
+    """Exits 1 and 2: Linear on a pooled vector, joined by the transferred logits of the exit before, if any.
 
     Args:
-        channels: Channels of the latent code.
+        channels: Channels of the vector.
         num_classes: Classes.
         fkt_channels: Channels of the transferred logits; ``None`` for no transfer.
     """
 
+    classifier_name = 'classifier'
+
     def __init__(self, channels: int, num_classes: int, fkt_channels: int | None = None) -> None:
         super().__init__()
         self.fkt = None if fkt_channels is None else ForwardKnowledgeTransfer(num_classes, fkt_channels)
-        self.classifier = nn.Linear(channels + (fkt_channels or 0), num_classes)
+        self.add_module(self.classifier_name, nn.Linear(channels + (fkt_channels or 0), num_classes))
 
-    def forward(self, latent_BNC: Tensor, carry_BK: Tensor | None) -> Tensor:
-        """Classify (B, N, C), given the earlier logits (B, K) where knowledge is transferred; returns (B, K)."""
-        pooled_BC = latent_BNC.mean(1)
+    def pool(self, feature_BCHW: Tensor, latent_BNC: Tensor) -> Tensor:
+        """The vector (B, C) to classify."""
+        raise NotImplementedError
+
+    def forward(self, feature_BCHW: Tensor, latent_BNC: Tensor, carry_BK: Tensor | None) -> Tensor:
+        """Classify the newest map (B, C, H, W) or latent code (B, N, C), given the earlier logits (B, K) where knowledge is transferred."""
+        pooled_BC = self.pool(feature_BCHW, latent_BNC)
         if self.fkt is not None:
             pooled_BC = torch.cat((pooled_BC, self.fkt(carry_BK)), 1)
-        logits_BK: Tensor = self.classifier(pooled_BC)
+        logits_BK: Tensor = self.get_submodule(self.classifier_name)(pooled_BC)
         return logits_BK
+
+
+class LatentExit(EarlyExit):
+    """Early exit in the classification branch: the mean latent token."""
+
+    def pool(self, feature_BCHW: Tensor, latent_BNC: Tensor) -> Tensor:
+        """Mean over the tokens."""
+        return latent_BNC.mean(1)
+
+
+class EarlyFeatureExit(EarlyExit):
+    """The same early exit in the feature branch, which the paper compares with (Table 2): the average-pooled feature map.
+
+    Its classifier has a name of its own, so that no checkpoint is loaded into a network whose exits stand elsewhere.
+    """
+
+    classifier_name = 'feature_classifier'
+
+    def pool(self, feature_BCHW: Tensor, latent_BNC: Tensor) -> Tensor:
+        """Mean over the pixels."""
+        return feature_BCHW.mean((2, 3))
+
+
+EARLY_EXITS: dict[str, type[EarlyExit]] = {'latent': LatentExit, 'feature': EarlyFeatureExit}
 
 
 class FeatureExit(nn.Module):
@@ -123,22 +163,36 @@ class ExitHeads(nn.ModuleList):
         fkt: Whether exits 2 and 4 receive the logits of exits 1 and 2.
         hidden_channels: See :class:`FeatureExit` and :class:`MergedExit`.
         dropout: Dropout of the feature head, and of every two-layer head.
+        early_exits: Branch of exits 1 and 2: ``'latent'`` (the paper's network) or ``'feature'`` (its Table 2).
     """
 
     def __init__(
-        self, channels: tuple[int, ...], num_classes: int, fkt: bool = True, hidden_channels: int | None = None, dropout: float = 0.0
+        self,
+        channels: tuple[int, ...],
+        num_classes: int,
+        fkt: bool = True,
+        hidden_channels: int | None = None,
+        dropout: float = 0.0,
+        early_exits: str = 'latent',
     ) -> None:
         fkt_channels = channels[3] if fkt else None
+        early_exit = EARLY_EXITS[early_exits]
+        # x_2 and x_3 have the channels of the latent code in stages 3 and 4, so that the exits of either branch are of one size.
         super().__init__(
             [
-                LatentExit(channels[2], num_classes),
-                LatentExit(channels[3], num_classes, fkt_channels),
+                early_exit(channels[2], num_classes),
+                early_exit(channels[3], num_classes, fkt_channels),
                 FeatureExit(channels[4], num_classes, hidden_channels, dropout),
                 MergedExit(channels[4], channels[3], num_classes, fkt_channels, hidden_channels, dropout),
             ]
         )
         self.num_classes = num_classes
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        init_classifiers(self)
+
+
+def init_classifiers(heads: nn.Module) -> None:
+    """Initialise the Linear layers of heads: weights truncated normal(0, 0.02), biases 0."""
+    for module in heads.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)

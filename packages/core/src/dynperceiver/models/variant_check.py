@@ -10,7 +10,7 @@ from torch import nn
 __all__ = ['check_same_variant', 'unused_prefixes']
 
 PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
-CLASSES_KEY = 'exits.0.classifier.bias'  # there in every network with exits
+CLASSES_KEYS = ('exits.0.classifier.bias', 'exits.0.feature_classifier.bias')  # one is there in every network with exits
 
 
 def _listing(names: Iterable[str], limit: int = 8) -> str:
@@ -48,7 +48,7 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
     agree.
 
     Args:
-        model: A :class:`~dynperceiver.models.DynPerceiver`.
+        model: A :class:`~dynperceiver.models.DynPerceiver` or :class:`~dynperceiver.models.StaticTrunk`.
         state_dict: What is about to be loaded.
         prefix: Prefix of the model's keys in it.
 
@@ -68,7 +68,7 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
     unused = unused_prefixes(model)
     given = {key: value for key, value in given.items() if not key.startswith(unused)}
     absent = [key for key in own if key not in given]
-    if CLASSES_KEY not in given:  # all exits, or those tensors that depend on the number of classes, were left out on purpose
+    if not any(key in given for key in CLASSES_KEYS):  # all exits, or those tensors that depend on the number of classes, were left out on purpose
         absent = [key for key in absent if not key.startswith('exits.')]
     foreign = [key for key in given if key not in own]
     shapes = [
@@ -79,8 +79,8 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
     if not (absent or foreign or shapes):
         return
     facts = []
-    latent, own_latent = given.get('latent_branch.latent'), own['latent_branch.latent']
-    if latent is not None and latent.shape != own_latent.shape:
+    latent, own_latent = given.get('latent_branch.latent'), own.get('latent_branch.latent')
+    if latent is not None and own_latent is not None and latent.shape != own_latent.shape:
         sizes = f'{latent.shape[0]} latent tokens of {latent.shape[-1]} channels, the model {own_latent.shape[0]} of {own_latent.shape[-1]}'
         facts.append(f'it has {sizes}')
     if shapes:

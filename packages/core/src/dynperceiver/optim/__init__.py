@@ -1,0 +1,5 @@
+"""Optimizer wrappers' constructors."""
+
+from .constructor import GroupedOptimWrapperConstructor
+
+__all__ = ['GroupedOptimWrapperConstructor']

@@ -6,18 +6,19 @@ import json
 import math
 import os
 import platform
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
+
+from dynperceiver.data import is_generated, make_folder
 
 from .motions import MOTIONS
 from .render import draw_clip_spec, load_digit_images, render_clip
@@ -91,28 +92,7 @@ def make_demo_clips(out_dir: str | Path, params: DemoParams | None = None, *, pr
         RuntimeError: If OpenCV cannot write mp4 files.
     """
     params = params or DemoParams()
-    out_dir = Path(out_dir)
-    if is_complete(out_dir, params):
-        return False
-    if out_dir.exists() and not (out_dir / 'manifest.json').is_file() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise FileExistsError(f'{out_dir} exists and is not a demo data set (no manifest.json in it); choose another folder or remove it.')
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    work_dir = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}-', dir=out_dir.parent))
-    try:
-        made = work_dir / 'new'
-        made.mkdir()
-        _fill(made, params, progress)
-        if out_dir.exists():
-            out_dir.rename(work_dir / 'old')
-        try:
-            made.rename(out_dir)
-        except OSError:
-            # Another process may have finished the same data set first.
-            if not is_complete(out_dir, params):
-                raise
-    finally:
-        shutil.rmtree(work_dir, ignore_errors=True)
-    return True
+    return make_folder(out_dir, _identity(params), _list_clips, lambda folder: _fill(folder, params, progress))
 
 
 def is_complete(out_dir: str | Path, params: DemoParams) -> bool:
@@ -125,15 +105,7 @@ def is_complete(out_dir: str | Path, params: DemoParams) -> bool:
     Returns:
         True if the manifest names the same parameters and every clip is there and not empty.
     """
-    out_dir = Path(out_dir)
-    try:
-        manifest = json.loads((out_dir / 'manifest.json').read_text(encoding='utf-8'))
-        if manifest['format_version'] != _FORMAT_VERSION or manifest['params'] != asdict(params):
-            return False
-        names = [line.split()[0] for split in _SPLITS for line in (out_dir / f'{split}.txt').read_text(encoding='utf-8').splitlines()]
-        return len(names) == params.num_train + params.num_val and all(os.path.getsize(out_dir / name) > 0 for name in names)
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return False
+    return is_generated(out_dir, _identity(params), _list_clips)
 
 
 def digit_split(num_digits: int) -> dict[str, range]:
@@ -196,7 +168,20 @@ def write_overview(path: str | Path, clips: Sequence[tuple[str, NDArray[np.uint8
         raise RuntimeError(f'{path}: cannot be written; check that the folder exists and is writable.')
 
 
-def _fill(folder: Path, params: DemoParams, progress: bool) -> None:
+def _identity(params: DemoParams) -> dict[str, Any]:
+    return {'format_version': _FORMAT_VERSION, 'params': asdict(params)}
+
+
+def _list_clips(folder: Path) -> list[str]:
+    """Names of the clips; fewer than the manifest asks for are an error."""
+    names = [line.split()[0] for split in _SPLITS for line in (folder / f'{split}.txt').read_text(encoding='utf-8').splitlines()]
+    params = json.loads((folder / 'manifest.json').read_text(encoding='utf-8'))['params']
+    if len(names) != params['num_train'] + params['num_val']:
+        raise ValueError(f'{folder} lists {len(names)} clips')
+    return names
+
+
+def _fill(folder: Path, params: DemoParams, progress: bool) -> dict[str, Any]:
     images = load_digit_images()
     digits = digit_split(len(images))
     counts = {'train': params.num_train, 'val': params.num_val}
@@ -224,12 +209,9 @@ def _fill(folder: Path, params: DemoParams, progress: bool) -> None:
     write_overview(folder / 'overview.png', shown)
     versions = {name: version(name) for name in ('numpy', 'scikit-learn')}
     versions |= {'python': platform.python_version(), 'opencv': cv2.__version__}
-    manifest = {
-        'format_version': _FORMAT_VERSION,
-        'params': asdict(params),
+    return {
         'classes': MOTIONS,
         'digits': {split: [indices.start, indices.stop] for split, indices in digits.items()},
         'source': "scikit-learn's load_digits (UCI Optical Recognition of Handwritten Digits), moving over generated noise",
         'versions': versions,
     }
-    (folder / 'manifest.json').write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')

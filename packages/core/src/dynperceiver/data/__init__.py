@@ -1,7 +1,18 @@
-"""Data sets that name missing data, skip broken files in training and refuse them in testing."""
+"""Data sets that name missing data, skip broken files in training and refuse them in testing; folders of generated data."""
 
 from .bad_samples import BadSampleError, BadSampleMixin
 from .faults import Fault, Reason
+from .generated import is_generated, make_folder
 from .images import diagnose_image, first_line, jpeg_looks_cut
 
-__all__ = ['BadSampleError', 'BadSampleMixin', 'Fault', 'Reason', 'diagnose_image', 'first_line', 'jpeg_looks_cut']
+__all__ = [
+    'BadSampleError',
+    'BadSampleMixin',
+    'Fault',
+    'Reason',
+    'diagnose_image',
+    'first_line',
+    'is_generated',
+    'jpeg_looks_cut',
+    'make_folder',
+]

@@ -1,0 +1,84 @@
+"""Folders of generated data, made whole or not at all, and not twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ['is_generated', 'make_folder']
+
+MANIFEST = 'manifest.json'
+
+
+def is_generated(folder: str | Path, identity: Mapping[str, Any], list_files: Callable[[Path], list[str]]) -> bool:
+    """Tell whether a folder holds a complete generated data set.
+
+    Args:
+        folder: The folder.
+        identity: What the manifest must say.
+        list_files: Reads from the folder the names of the files that belong to it; may raise where something is missing.
+
+    Returns:
+        True if the manifest says so, and every file is there and not empty.
+    """
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
+        if any(manifest[key] != value for key, value in identity.items()):
+            return False
+        names = list_files(folder)
+        return bool(names) and all(os.path.getsize(folder / name) > 0 for name in names)
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False
+
+
+def make_folder(
+    folder: str | Path,
+    identity: Mapping[str, Any],
+    list_files: Callable[[Path], list[str]],
+    fill: Callable[[Path], Mapping[str, Any]],
+) -> bool:
+    """Generate a data set, unless it is there already.
+
+    Everything is written beside the folder first and renamed at the end: an interrupted run leaves no half data set.
+
+    Args:
+        folder: Folder to make.
+        identity: What makes the data set this one, as JSON; it goes into the manifest.
+        list_files: See :func:`is_generated`.
+        fill: Writes the files into an empty folder, and returns what else the manifest shall say.
+
+    Returns:
+        True if it was made, False if it was there.
+
+    Raises:
+        FileExistsError: If the folder holds something that is not such a data set.
+    """
+    folder = Path(folder)
+    if is_generated(folder, identity, list_files):
+        return False
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f'{folder} exists and is not a demo data set (no {MANIFEST} in it); choose another folder or remove it.')
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work_dir = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
+    try:
+        made = work_dir / 'new'
+        made.mkdir()
+        manifest = {**identity, **fill(made)}
+        (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
+        if folder.exists():
+            folder.rename(work_dir / 'old')
+        try:
+            made.rename(folder)
+        except OSError:
+            # Another process may have finished the same data set first.
+            if not is_generated(folder, identity, list_files):
+                raise
+    finally:
+        shutil.rmtree(work_dir, ignore_errors=True)
+    return True

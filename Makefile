@@ -1,20 +1,23 @@
 # `make` alone lists the targets. Set-up is pinned and goes into .venv; requirements/ and CONTRIBUTING.md say more.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint clean clean-env
+.PHONY: help setup demo demo-images test lint clean clean-env
 
 # The first supported Python; `make setup PYTHON=...` overrides it. Only making .venv uses it.
 PYTHON ?= $(or $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done),python3)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make or update .venv with the pinned stack (a second time: nothing to do)
 	@$(PYTHON) tools/setup_env.py
 
 demo: setup ## the main job end to end on small made clips; results in work_dirs/demo
 	@.venv/bin/python tools/demo.py
+
+demo-images: setup ## image classification end to end, in two minutes; results in work_dirs/demo_images
+	@.venv/bin/python tools/demo.py --task images
 
 test: setup ## the test suite (offline, on the CPU); pass options by ARGS="-k name"
 	@.venv/bin/python -m pytest $(ARGS)

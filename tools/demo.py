@@ -1,4 +1,4 @@
-"""The main job from end to end on embedded data: make clips, train, test, draw. `make demo` runs it; about 10 minutes on two cores."""
+"""A task from end to end on embedded data: make it, train, test, draw. `make demo` and `make demo-images` run it; minutes on two cores."""
 
 import argparse
 import re
@@ -8,7 +8,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = 'configs/action/tsm_dynperceiver_demo.py'
+TASKS = {  # config, tool that makes the data, its folder, what it is
+    'action': ('configs/action/tsm_dynperceiver_demo.py', 'tools/make_demo_clips.py', 'data/demo', 'clips of moving handwritten digits'),
+    'images': ('configs/classification/dynperceiver_demo.py', 'tools/make_demo_images.py', 'data/demo_images', 'digits on noise'),
+}
 
 
 def bar(done: int, total: int, width: int = 24) -> str:
@@ -76,27 +79,33 @@ def shown(path: Path) -> Path:
 def main() -> None:
     """Run the four steps."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='where everything goes (default: %(default)s)')
-    parser.add_argument('--data', default='data/demo', help='folder of the clips (default: %(default)s)')
+    parser.add_argument('--task', choices=list(TASKS), default='action', help='(default: %(default)s)')
+    parser.add_argument('--work-dir', type=Path, help='where everything goes (default: work_dirs/demo, for images work_dirs/demo_images)')
+    parser.add_argument('--data', help='folder of the data (default: data/demo, for images data/demo_images)')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to train.py and test.py')
     args = parser.parse_args()
-    work = (ROOT / args.work_dir).resolve()
+    config, maker, data, what = TASKS[args.task]
+    work_dir, data = args.work_dir or Path('work_dirs', Path(data).name), args.data or data
+    work = (ROOT / work_dir).resolve()
     work.mkdir(parents=True, exist_ok=True)
-    start = time.time()
-    options = ['--work-dir', str(args.work_dir)] + (['--cfg-options', *args.cfg_options] if args.cfg_options else [])
-    run('[1/4] clips of moving handwritten digits', ['tools/make_demo_clips.py', args.data], work / 'clips.log')
+    start, num_steps = time.time(), 5 if args.task == 'images' else 4
+    options = ['--work-dir', str(work_dir)] + (['--cfg-options', *args.cfg_options] if args.cfg_options else [])
+    run(f'[1/{num_steps}] {what}', [maker, data], work / 'data.log')
     display = TrainingDisplay()
-    run('[2/4] training', ['tools/train.py', CONFIG, *options], work / 'train.log', display)
-    checkpoint = Path((work / 'last_checkpoint').read_text().strip())
-    checkpoint = shown(checkpoint)
-    run('[3/4] test on clips with digits never seen', ['tools/test.py', CONFIG, str(checkpoint), *options], work / 'test.log')
+    run(f'[2/{num_steps}] training', ['tools/train.py', config, *options], work / 'train.log', display)
+    checkpoint = shown(Path((work / 'last_checkpoint').read_text().strip()))
+    run(f'[3/{num_steps}] test on digits never seen', ['tools/test.py', config, str(checkpoint), *options], work / 'test.log')
     result = shown(max(work.glob('*/*.json'), key=lambda path: path.stat().st_mtime))
     picture = shown(work / 'accuracy_vs_gmacs.png')
-    run('[4/4] picture', ['tools/plot.py', str(picture), f'{CONFIG}={result}', '--labels', 'demo'], work / 'plot.log')
+    run(f'[4/{num_steps}] picture', ['tools/plot.py', str(picture), f'{config}={result}', '--labels', 'demo'], work / 'plot.log')
     print(re.sub('^.*?: ', '      ', (work / 'plot.log').read_text().strip().splitlines()[-1]))
-    results = {'checkpoint': checkpoint, 'log': work / 'train.log', 'picture': picture, 'clips': ROOT / args.data / 'overview.png'}
-    for what, path in results.items():
-        print(f'{what:>10}: {shown(path)}')
+    results = {'checkpoint': checkpoint, 'log': work / 'train.log', 'picture': picture, 'data': ROOT / data / 'overview.png'}
+    if args.task == 'images':
+        command = ['tools/vis_exits.py', config, str(checkpoint), '--out-dir', str(work_dir), *options[2:]]
+        run('[5/5] easy and hard images, and where the network looks', command, work / 'vis.log')
+        results |= {'gallery': work / 'gallery.png', 'attention': work / 'attention.png'}
+    for name, path in results.items():
+        print(f'{name:>10}: {shown(path)}')
     print(f'done in {time.time() - start:.0f} s')
 
 

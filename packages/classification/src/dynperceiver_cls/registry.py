@@ -1,0 +1,26 @@
+"""Child registries of MMEngine's root registries, with an explicit scope.
+
+Everything here is reachable from any other OpenMMLab project by the prefix ``dynperceiver_cls.``, for example
+``dict(type='dynperceiver_cls.ImageFolder', ...)``, whatever the default scope of the config is.
+"""
+
+from __future__ import annotations
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import Registry
+
+__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'MODELS', 'SCOPE', 'TRANSFORMS']
+
+SCOPE = 'dynperceiver_cls'
+
+MODELS = Registry(
+    'model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['dynperceiver_cls.models', 'dynperceiver_cls.batch_augments']
+)
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['dynperceiver_cls.datasets'])
+TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=['dynperceiver_cls.transforms'])
+FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope=SCOPE, locations=['dynperceiver_cls.datasets'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['dynperceiver_cls.hooks'])

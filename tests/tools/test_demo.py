@@ -80,7 +80,9 @@ def test_number_of_epochs_is_found_in_the_schedule(demo: ModuleType) -> None:
     """The demo reads it from the schedule that its config inherits from."""
     text = (ROOT / 'configs' / '_base_' / 'schedules' / 'adamw_small.py').read_text()
     assert len(re.findall(r'^max_epochs = \d+', text, re.MULTILINE)) == 1
-    assert "schedules/adamw_small.py'" in (ROOT / demo.CONFIG).read_text()
+    for config, maker, _, _ in demo.TASKS.values():
+        assert "schedules/adamw_small.py'" in (ROOT / config).read_text()
+        assert (ROOT / maker).is_file()
 
 
 def test_step_that_succeeds_leaves_its_output_in_a_log(demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,89 @@
+"""Data sets whose images lie together in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .base import ImageDataset, in_words
+
+__all__ = ['Archive', 'ArchiveDataset']
+
+
+class Archive:
+    """Images and labels of one split, read once per process.
+
+    Copies share the images. A copy in another process reads them again, so that only the path is sent there; workers that are forked share
+    the memory of the process that forked them.
+
+    Args:
+        path: File or folder.
+        split: The split's name.
+
+    Attributes:
+        labels: Class number of every image.
+        classes: Names of the classes.
+    """
+
+    labels: Sequence[int]
+    classes: tuple[str, ...]
+
+    def __init__(self, path: str, split: str) -> None:
+        self.path = path
+        self.split = split
+
+    def read(self, position: int) -> bytes:
+        """Return the content of an image file, by its number in the split."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the path, not the images."""
+        return type(self), (self.path, self.split)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Archive:
+        """Nothing here changes, so that copies may share it."""
+        return self
+
+
+class ArchiveDataset(ImageDataset):
+    """A data set of the images of an :class:`Archive`, which a subclass opens.
+
+    Args:
+        args: Passed on to :class:`ImageDataset`.
+        split: Which split to take.
+        kwargs: Passed on to :class:`ImageDataset`.
+
+    Raises:
+        FileNotFoundError: If the data is missing (with ``lazy_init=True``: when first needed).
+        ValueError: If it is broken, or ``metainfo['classes']`` differs from the archive's.
+    """
+
+    entry_name = 'entry'
+
+    def __init__(self, *args: Any, split: str = 'train', **kwargs: Any) -> None:
+        self.split = split
+        self._archive: Archive | None = None
+        super().__init__(*args, **kwargs)
+
+    def open_archive(self, path: str) -> Archive:
+        """Read what lies at a path."""
+        raise NotImplementedError
+
+    def load_samples(self) -> list[dict[str, Any]]:
+        """Read the archive."""
+        archive = self._archive = self.open_archive(self.ann_file)
+        given = self.given_classes()
+        if given not in (None, archive.classes):
+            raise ValueError(
+                f"metainfo['classes'] is {in_words(given, 10)} ({len(given)}), but {self.ann_file} has {in_words(archive.classes, 10)} "
+                f'({len(archive.classes)}); leave the classes out of the config, or give them as they are there, in that order.'
+            )
+        self._metainfo['classes'] = archive.classes
+        name = self.ann_file.rstrip('/').rpartition('/')[2]
+        return [{'img_path': f'{name}#{self.split}/{i}', 'gt_label': label, 'position': i} for i, label in enumerate(archive.labels)]
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """Return the info of a sample, with its image as ``img_bytes``."""
+        info = super().get_data_info(idx)
+        info['img_bytes'] = self._archive.read(info.pop('position'))
+        return info

@@ -11,6 +11,7 @@ custom_hooks = [
     dict(type='dynperceiver.NonFiniteLossHook'),
     dict(type='dynperceiver.TestScalarsHook'),
     dict(type='dynperceiver.SkippedSampleHook'),
+    dict(type='dynperceiver.ClassNamesHook'),
 ]
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='mmdet.DetLocalVisualizer', vis_backends=vis_backends)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmaction.structures import ActionDataSample
 
+from dynperceiver.hooks import draw_exits
 from dynperceiver_action.hooks import DrawPredictionsHook, draw_clip, draw_predictions
 
 
@@ -76,8 +77,8 @@ def test_classes_without_names_and_models_without_exits(lines: list[list[str]], 
 @pytest.mark.parametrize(('rank', 'numbers'), [(0, [0, 6]), (1, [3])])
 def test_every_third_clip_of_the_test_set_is_drawn(rank: int, numbers: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of two ranks has clips 1, 3, 5 and 7."""
-    monkeypatch.setattr(draw_predictions, 'get_world_size', lambda: 2)
-    monkeypatch.setattr(draw_predictions, 'get_rank', lambda: rank)
+    monkeypatch.setattr(draw_exits, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(draw_exits, 'get_rank', lambda: rank)
     hook = DrawPredictionsHook(enable=True, out_dir=str(tmp_path), interval=3)
     hook.before_test_epoch(runner())
     for first in (0, 2):

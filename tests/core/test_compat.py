@@ -1,5 +1,6 @@
 """MMEngine's checkpoints under torch's weights-only reading, and the part that MMAction2's wheel lacks."""
 
+import argparse
 import importlib.util
 import pickle
 import subprocess
@@ -70,6 +71,13 @@ def test_a_checkpoint_that_asks_for_more_is_refused(tmp_path, request_):
     torch.save({'state_dict': {}, 'message_hub': request_}, tmp_path / 'evil.pth')
     with pytest.raises(pickle.UnpicklingError, match=r'the attribute|Unsupported global'):
         torch.load(tmp_path / 'evil.pth', weights_only=True)
+
+
+def test_the_command_line_in_a_published_checkpoint_is_read(tmp_path):
+    given = argparse.Namespace(lr=1e-3, model='reg800m', sizes=[1, 2])
+    torch.save({'model': {'latent': torch.zeros(2)}, 'args': given}, tmp_path / 'published.pth')
+    compat.apply()
+    assert torch.load(tmp_path / 'published.pth', weights_only=True)['args'] == given
 
 
 def test_the_names_are_distinct_and_readable_by_every_torch_that_has_the_list(safe):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from dynperceiver.checkpoint.files import read_checkpoint_file, save_state_dict
+from dynperceiver.checkpoint.files import CheckpointError, read_checkpoint_file, save_state_dict
 
 WEIGHTS = {'feature_branch.stem.0.weight': torch.arange(3.0)}
 
@@ -67,3 +68,27 @@ def test_what_holds_no_mapping(tmp_path: Path) -> None:
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'gone\.pth is missing; check the path'):
         read_checkpoint_file(tmp_path / 'gone.pth')
+
+
+def test_a_web_page_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / 'page.pth').write_text('<html><body>404</body></html>')
+    with pytest.raises(CheckpointError, match=r'page\.pth cannot be read as a checkpoint \(it is a web page, as a failed download leaves'):
+        read_checkpoint_file(tmp_path / 'page.pth')
+
+
+def test_objects_besides_weights_are_not_a_broken_file(tmp_path: Path) -> None:
+    torch.save({'model': WEIGHTS, 'args': argparse.Namespace(lr=1)}, tmp_path / 'objects.pth')
+    with pytest.raises(CheckpointError, match=r'it holds Python objects of argparse\.Namespace.*Remedy: have the one who made') as caught:
+        read_checkpoint_file(tmp_path / 'objects.pth')
+    assert 'download' not in str(caught.value) and 'add_safe_globals' not in str(caught.value)
+
+
+@pytest.mark.parametrize('error', [MemoryError('all used'), torch.cuda.OutOfMemoryError('all used')])
+def test_no_memory_is_not_a_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    (tmp_path / 'large.pth').touch()
+    monkeypatch.setattr(torch, 'load', fail)
+    with pytest.raises(type(error), match='all used'):
+        read_checkpoint_file(tmp_path / 'large.pth')

@@ -166,3 +166,22 @@ def test_scalars_of_a_test_reach_the_visualizer(tmp_path: Path, custom_hooks: li
         assert _scalars(tmp_path) == {'test/acc/exit1_top1': 0.25, 'test/acc/samples': 8, 'step': 0}
     else:
         assert not list((tmp_path / 'work').glob('*/vis_data/scalars.json')), 'MMEngine alone writes none'
+
+
+def test_a_test_needs_no_training_data(tmp_path: Path) -> None:
+    """Asking the runner for its epoch would build the training loop, and with it data that may not be there."""
+
+    def missing(*args: Any, **kwargs: Any) -> None:
+        raise FileNotFoundError('the training data is missing')
+
+    runner = _runner(
+        tmp_path,
+        Model(1.0),
+        custom_hooks=[{'type': 'dynperceiver.TestScalarsHook'}],
+        train_dataloader={'dataset': {'type': missing}},
+        test_dataloader=_loader(),
+        test_cfg={},
+        test_evaluator=Constant(),
+    )
+    assert runner.test()['acc/exit1_top1'] == 0.25
+    assert _scalars(tmp_path)['step'] == 0

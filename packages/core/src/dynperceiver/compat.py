@@ -1,8 +1,8 @@
 """Repairs that let OpenMMLab's releases work on today's torch; ``dynperceiver`` applies them when it is imported.
 
 1. Since torch 2.6 ``torch.load`` reads weights only, and refuses the ``HistoryBuffer`` that MMEngine keeps in each of its
-   checkpoints: neither resuming nor testing works. The few harmless names that such a buffer consists of are added to torch's
-   allow-list. Nothing here ever switches the check off.
+   checkpoints, and the ``argparse.Namespace`` that the authors keep in theirs: neither resuming nor testing works. The few harmless
+   names that these consist of are added to torch's allow-list. Nothing here ever switches the check off.
 2. The wheel of MMAction2 1.2.0 lacks ``mmaction.models.localizers.drn``, which its own code imports. Where it is missing, a
    stand-in takes its place, so that everything but the localizer DRN works.
 
@@ -11,6 +11,7 @@ Torch, MMEngine and MMAction2 are looked up when :func:`apply` runs, and any of 
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib.util
 import pickle
@@ -51,13 +52,16 @@ def _allow_history_buffers() -> None:
 
 @functools.cache
 def safe_callables() -> tuple[Callable[..., Any], ...]:
-    """Everything that a pickled ``HistoryBuffer`` consists of, under the names that pickles use.
+    """Everything that a pickled ``HistoryBuffer`` consists of, under the names that pickles use, and ``argparse.Namespace``.
+
+    Training scripts of papers, the authors' among them, keep their command line as a ``Namespace`` beside the weights; it holds values
+    and runs nothing.
 
     Torch 2.6 also takes pairs of a callable and a name, but torch 2.4 and 2.5 fail on pairs in every later load. All releases read
     ``__module__`` and ``__name__``, so whatever needs another name than its own is wrapped in a function that carries it.
 
     Returns:
-        ``HistoryBuffer``, NumPy's array, scalar and data types, and a ``getattr`` that hands out :data:`STATISTICS` only.
+        ``HistoryBuffer``, ``Namespace``, NumPy's array, scalar and data types, and a ``getattr`` that hands out :data:`STATISTICS` only.
     """
     import numpy as np
     from mmengine.logging import HistoryBuffer
@@ -77,6 +81,7 @@ def safe_callables() -> tuple[Callable[..., Any], ...]:
     data_types = dict.fromkeys(type(np.dtype(code)) for code in NUMPY_TYPE_CODES)
     return (
         HistoryBuffer,
+        argparse.Namespace,
         _renamed(history_buffer_getattr, 'builtins.getattr'),
         np.ndarray,
         np.dtype,

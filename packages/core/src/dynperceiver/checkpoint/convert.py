@@ -9,9 +9,14 @@ from torch import Tensor
 
 from .key_maps import FEATURE_STAGE_RULES, REGNET_STAGE_RULES, SHARED_RULES, rename
 
-__all__ = ['convert_from_reference', 'convert_to_reference', 'is_reference_state_dict', 'unwrap_checkpoint']
+__all__ = ['convert_from_reference', 'convert_to_reference', 'is_reference_state_dict', 'unwrap_checkpoint', 'weights_names']
 
 WRAPPERS = ('model_ema', 'model', 'state_dict')
+
+
+def weights_names(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names under which a checkpoint holds state dicts, the one that is taken first; none for a plain state dict."""
+    return tuple(name for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping))
 
 
 def unwrap_checkpoint(checkpoint: Mapping[str, Any], weights: str | None = None) -> dict[str, Tensor]:
@@ -30,8 +35,8 @@ def unwrap_checkpoint(checkpoint: Mapping[str, Any], weights: str | None = None)
             raise ValueError(f'the checkpoint has no weights named {weights!r}; it holds: {", ".join(map(str, list(checkpoint)[:10]))}')
         inner = checkpoint[weights]
     else:
-        inner = next((checkpoint[name] for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping)), checkpoint)
-    state_dict = {key.removeprefix('module.'): value for key, value in inner.items() if isinstance(value, Tensor)}
+        inner = next((checkpoint[name] for name in weights_names(checkpoint)), checkpoint)
+    state_dict = {str(key).removeprefix('module.'): value for key, value in inner.items() if isinstance(value, Tensor)}
     if not state_dict:
         raise ValueError(
             f'no weights were found among {", ".join(map(str, list(checkpoint)[:10])) or "nothing (it is empty)"}; pass a state dict, or a '

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,49 @@ from torch import Tensor
 
 from .convert import convert_from_reference, is_reference_state_dict, unwrap_checkpoint
 
-__all__ = ['read_checkpoint_file', 'read_state_dict', 'save_state_dict']
+__all__ = ['CheckpointError', 'read_checkpoint_file', 'read_state_dict', 'save_state_dict', 'unreadable_checkpoint']
 
 PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong in one line, without torch's advice to load anything from anywhere."""
-    text = str(error).rpartition('WeightsUnpickler error:')[2].partition('Check the documentation of torch.load')[0]
-    return f'{type(error).__name__}: {" ".join(text.split())}'.rstrip(': ')
+class CheckpointError(ValueError):
+    """A checkpoint file that cannot be used; the message names the file, the rule and the remedy."""
+
+
+def _beginning(path: str) -> bytes:
+    try:
+        with open(path, 'rb') as file:
+            return file.read(64).lstrip().lower()
+    except OSError:  # a URL
+        return b''
+
+
+def unreadable_checkpoint(path: str | Path, error: Exception) -> CheckpointError:
+    """What to raise where reading a checkpoint failed: what is wrong with the file, without torch's advice to load anything from anywhere.
+
+    Args:
+        path: The file, or a URL.
+        error: What reading it raised.
+    """
+    path, text, beginning = str(path), str(error), _beginning(str(path))
+    if isinstance(error, OSError):
+        return CheckpointError(f'{path} cannot be read ({type(error).__name__}: {text}); check the path and who may read it')
+    foreign = re.search(r'Unsupported global: GLOBAL (\S+)', text)
+    if foreign:
+        return CheckpointError(
+            f'{path} cannot be read as a checkpoint (it holds Python objects of {foreign[1]}). Rule: weights and plain data only, since '
+            "loading objects can run code. Remedy: have the one who made the file save its weights alone: torch.save({'state_dict': "
+            'model.state_dict()}, path)'
+        )
+    if beginning.startswith((b'<!doctype', b'<html')):
+        reason = 'it is a web page, as a failed download leaves one'
+    elif beginning.startswith(b'version https://git-lfs'):
+        reason = 'it is a pointer of Git LFS, not the file itself'
+    else:
+        text = text.rpartition('WeightsUnpickler error:')[2].partition('Check the documentation of torch.load')[0]
+        text = text.partition('This is an internal miniz error')[0]
+        reason = f'{type(error).__name__}: {" ".join(text.split())}'.rstrip(': .')
+    return CheckpointError(f'{path} cannot be read as a checkpoint ({reason}); download or copy it again')
 
 
 def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
@@ -32,17 +67,19 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If it is no checkpoint.
+        CheckpointError: If it is no checkpoint.
     """
     path = str(path)
     if '://' not in path and not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path} is missing; check the path, or train it first')
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
     except Exception as error:
-        raise ValueError(f'{path} cannot be read as a checkpoint ({_reason(error)}); download or copy it again') from error
+        raise unreadable_checkpoint(path, error) from error
     if not isinstance(checkpoint, Mapping):
-        raise ValueError(f'{path} holds a {type(checkpoint).__name__}, no checkpoint; pass a file with a state dict')
+        raise CheckpointError(f'{path} holds a {type(checkpoint).__name__}, no checkpoint; pass a file with a state dict')
     return dict(checkpoint)
 
 

@@ -13,14 +13,15 @@ from .files import read_state_dict
 
 __all__ = ['ImageCheckpoint', 'load_image_checkpoint']
 
-CLASSES_KEY = 'exits.0.classifier.bias'
+CLASSES_KEYS = ('exits.0.classifier.bias', 'exits.0.feature_classifier.bias')  # of exit 1, in either branch
 
 
 def _differs_in_classes(given: Mapping[str, Tensor], own: Mapping[str, Tensor], key: str) -> bool:
     """Whether a tensor has another shape for no other reason than another number of classes."""
-    if not key.startswith('exits.') or CLASSES_KEY not in given or given[key].shape == own[key].shape:
+    known = next((name for name in CLASSES_KEYS if name in given and name in own), None)
+    if not key.startswith('exits.') or known is None or given[key].shape == own[key].shape:
         return False
-    classes = given[CLASSES_KEY].shape[0], own[CLASSES_KEY].shape[0]
+    classes = given[known].shape[0], own[known].shape[0]
     sizes = given[key].shape, own[key].shape
     return len(sizes[0]) == len(sizes[1]) and all(pair in (classes, (pair[1], pair[1])) for pair in zip(*sizes, strict=True))
 

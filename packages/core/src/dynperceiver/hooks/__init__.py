@@ -1,16 +1,29 @@
 """Hooks for MMEngine's runner."""
 
+from ..checkpoint import CheckpointError
+from .checkpoint_file import CheckpointFileHook, checkpoint_name
+from .class_names import ClassNamesHook
 from .datasets import innermost_datasets
+from .draw_exits import DrawExitsHook, describe_exits, write_below
 from .non_finite_loss import NonFiniteLossHook
+from .reference_checkpoint import ReferenceCheckpointHook
 from .resumable_randomness import ResumableRandomnessHook, SeedSample
 from .skipped_samples import SkippedSampleHook
 from .test_scalars import TestScalarsHook
 
 __all__ = [
+    'CheckpointError',
+    'CheckpointFileHook',
+    'ClassNamesHook',
+    'DrawExitsHook',
     'NonFiniteLossHook',
+    'ReferenceCheckpointHook',
     'ResumableRandomnessHook',
     'SeedSample',
     'SkippedSampleHook',
     'TestScalarsHook',
+    'checkpoint_name',
+    'describe_exits',
     'innermost_datasets',
+    'write_below',
 ]

@@ -6,6 +6,7 @@ from numbers import Real
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.runner.loops import BaseLoop
 
 from ..registry import HOOKS
 
@@ -20,4 +21,6 @@ class TestScalarsHook(Hook):
         """Write them once the test is over."""
         scalars = {f'test/{name}': value for name, value in (metrics or {}).items() if isinstance(value, Real)}
         if scalars:
-            runner.visualizer.add_scalars(scalars, step=runner.epoch)
+            # runner.epoch would build the training loop of a config that is only tested, and with it the training data, which may be missing.
+            epoch = runner.epoch if isinstance(runner._train_loop, BaseLoop) else 0
+            runner.visualizer.add_scalars(scalars, step=epoch)

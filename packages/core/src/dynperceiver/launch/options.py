@@ -153,11 +153,12 @@ def train_config(args: argparse.Namespace) -> Config:
 
 def _draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     hooks = cfg.setdefault('default_hooks', {})
-    if 'visualization' not in hooks:
+    if hooks.get('visualization') is None:
         if cfg.get('default_scope') != 'mmdet':
             raise UsageError(
-                '--show and --show-dir need a hook that draws, and the config has none; add default_hooks.visualization, for action '
-                "recognition dict(type='dynperceiver_action.DrawPredictionsHook')"
+                '--show and --show-dir need a hook that draws, and the config has none; add default_hooks.visualization: for image '
+                "classification dict(type='dynperceiver_cls.DrawPredictionsHook'), for action recognition "
+                "dict(type='dynperceiver_action.DrawPredictionsHook')"
             )
         hooks.visualization = dict(type='mmdet.DetVisualizationHook')
     hook = hooks.visualization

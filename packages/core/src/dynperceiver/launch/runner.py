@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..hooks import CheckpointError, CheckpointFileHook
 from .options import UsageError
 
 __all__ = ['build_runner', 'prepare_cpu_processes', 'run_tool']
@@ -36,22 +37,25 @@ def prepare_cpu_processes(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Runner of a config, of the config's own ``runner_type`` where it names one."""
+    """Runner of a config, of the config's own ``runner_type`` where it names one; it names the checkpoint file that it cannot load."""
     prepare_cpu_processes(cfg)
     runner: Runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if not any(isinstance(hook, CheckpointFileHook) for hook in runner.hooks):
+        runner.register_hook(CheckpointFileHook())
     return runner
 
 
 def run_tool(main: Callable[[], None], *expected: type[Exception]) -> None:
     """Run a tool's main function; what its user can put right ends it with the message alone, since no traceback would say more.
 
-    That is a missing file, one that must not be overwritten, and a command line that cannot be followed.
+    That is a missing file, one that must not be overwritten, a checkpoint that cannot be used, and a command line that cannot be
+    followed.
 
     Args:
         main: The tool.
         expected: Further exceptions of this kind.
     """
-    caught: tuple[type[Exception], ...] = (FileNotFoundError, FileExistsError, UsageError, *expected)
+    caught: tuple[type[Exception], ...] = (FileNotFoundError, FileExistsError, CheckpointError, UsageError, *expected)
     try:
         main()
     except caught as error:

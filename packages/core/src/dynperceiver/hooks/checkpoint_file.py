@@ -1,0 +1,95 @@
+"""Naming the file in whatever goes wrong while MMEngine's runner loads a checkpoint."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from ..checkpoint import CheckpointError, unreadable_checkpoint, unwrap_checkpoint
+from ..registry import HOOKS
+
+__all__ = ['CheckpointFileHook', 'checkpoint_name']
+
+
+@HOOKS.register_module()
+class CheckpointFileHook(Hook):
+    """Say which checkpoint file is no good, and why.
+
+    MMEngine lets through whatever reading a file raises, which for a truncated file or a saved web page is an error of the zip or pickle
+    reader that names no file. A file without weights it would load without a word. ``tools/train.py`` and ``tools/test.py`` have this
+    hook always; under other tools it goes into ``custom_hooks``. The file is read once.
+
+    Attributes:
+        filename: The file that is being loaded, ``None`` at other times.
+    """
+
+    priority = 'HIGHEST'
+
+    def __init__(self) -> None:
+        self.filename: str | None = None
+        self._was_read = False
+
+    def before_run(self, runner: Runner) -> None:
+        """Watch the runner load; it does so next."""
+        load = runner.load_checkpoint
+        if 'load_checkpoint' in vars(runner):  # watched since an earlier run
+            return
+
+        @functools.wraps(load)
+        def load_checkpoint(filename: str, *args: Any, **kwargs: Any) -> Any:
+            with self._naming(str(filename)):
+                return load(filename, *args, **kwargs)
+
+        runner.load_checkpoint = load_checkpoint
+
+    @contextmanager
+    def _naming(self, filename: str) -> Iterator[None]:
+        self.filename, self._was_read = filename, False
+        try:
+            yield
+        except (CheckpointError, FileNotFoundError, MemoryError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if not self._was_read:
+                raise unreadable_checkpoint(filename, error) from error
+            if isinstance(error, ValueError):
+                raise CheckpointError(f'{filename}: {error}') from error
+            raise
+        finally:
+            self.filename = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
+        """Check that the file has weights.
+
+        Raises:
+            CheckpointError: If it has none.
+        """
+        self._was_read = True
+        name = checkpoint_name(runner)
+        if not isinstance(checkpoint, Mapping):
+            raise CheckpointError(f'{name} holds a {type(checkpoint).__name__}, no checkpoint; pass a file with a state dict')
+        try:
+            unwrap_checkpoint(checkpoint)
+        except ValueError as error:
+            raise CheckpointError(f'{name}: {error}') from error
+
+
+def checkpoint_name(runner: Runner) -> str:
+    """What to call the checkpoint that a runner is loading, for messages.
+
+    The hooks of MMEngine are not told. Where :class:`CheckpointFileHook` watches, it knows; elsewhere it is the file that the config asks
+    for, or on ``--resume`` without a file the newest in the work dir; unless a script calls ``runner.load_checkpoint`` itself.
+    """
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointFileHook) and hook.filename is not None:
+            return hook.filename
+    if runner._has_loaded:
+        return 'the checkpoint'
+    latest = find_latest_checkpoint(runner.work_dir) if runner._resume and not runner._load_from else None
+    return str(runner._load_from or latest or 'the checkpoint')

@@ -1,0 +1,112 @@
+"""Refuse a checkpoint whose classes are not the data set's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from ..checkpoint import CheckpointError
+from ..registry import HOOKS
+from .checkpoint_file import checkpoint_name
+from .datasets import innermost_datasets
+
+__all__ = ['ClassNamesHook']
+
+
+def _names(metainfo: Any) -> tuple[str, ...]:
+    """Class names of a data set's or a checkpoint's metainfo, in label order; none where it has none, or only the labels' numbers."""
+    if not isinstance(metainfo, dict):
+        return ()
+    classes = next((value for key, value in metainfo.items() if str(key).lower() == 'classes'), None)
+    if isinstance(classes, str):
+        return (classes,)
+    names = tuple(map(str, classes)) if isinstance(classes, Sequence) else ()
+    return () if names == tuple(map(str, range(len(names)))) else names
+
+
+def _differences(trained: Sequence[str], given: Sequence[str], limit: int = 3) -> str:
+    def name(names: Sequence[str], label: int) -> str:
+        return repr(names[label]) if label < len(names) else 'none'
+
+    longest = max(len(trained), len(given))
+    places = [label for label in range(longest) if name(trained, label) != name(given, label)]
+    listed = '; '.join(f'class {label} is {name(trained, label)} there and {name(given, label)} here' for label in places[:limit])
+    more = f'; and {len(places) - limit} more' if len(places) > limit else ''
+    order = 'the same names in another order: ' if sorted(trained) == sorted(given) else ''
+    return f'{len(trained)} names in the checkpoint, {len(given)} in the data set, {order}{listed}{more}'
+
+
+@HOOKS.register_module()
+class ClassNamesHook(Hook):
+    """Compare the class names in a checkpoint with those of the data set that it is to be tested or trained on.
+
+    Label 3 of a model is the fourth name of the data set that it was trained on. A test on a data set with other names, or the same in
+    another order, gives scores that mean nothing, and no error. So it is refused, and resuming with other names, too. A new training that
+    starts from a checkpoint (``load_from``) may have other classes: then it is said, once. Where the checkpoint or the data set has no
+    names, or 0, 1, 2, .. stand for them, there is nothing to compare.
+
+    Args:
+        strict: Whether to refuse; ``False`` warns, for names that are known to mean the same (``n01440764`` and ``tench``).
+    """
+
+    def __init__(self, strict: bool = True) -> None:
+        self.strict = strict
+        self._trained: tuple[str, ...] = ()
+        self._checkpoint = ''
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Remember the checkpoint's names until it shows what it is for."""
+        meta = checkpoint.get('meta')
+        self._trained = _names(meta.get('dataset_meta')) if isinstance(meta, dict) else ()
+        self._checkpoint = checkpoint_name(runner)
+
+    def before_train(self, runner: Runner) -> None:
+        """Check before the first epoch.
+
+        Raises:
+            CheckpointError: If the training is resumed with other names.
+        """
+        self._check(runner.train_dataloader.dataset, refuse=bool(runner._resume or runner.iter > 0), resumed=True)
+        self._trained = ()  # from here on the weights are of the training set's classes
+
+    def before_val(self, runner: Runner) -> None:
+        """Check before a validation that no training precedes.
+
+        Raises:
+            CheckpointError: If the names differ.
+        """
+        if self._trained:
+            self._check(runner.val_dataloader.dataset, refuse=True)
+
+    def before_test(self, runner: Runner) -> None:
+        """Check before a test.
+
+        Raises:
+            CheckpointError: If the names differ.
+        """
+        if self._trained:
+            self._check(runner.test_dataloader.dataset, refuse=True)
+
+    def _check(self, dataset: Any, refuse: bool, resumed: bool = False) -> None:
+        for inner in innermost_datasets(dataset):
+            given = _names(getattr(inner, 'metainfo', None))
+            if not self._trained or not given or given == self._trained:
+                continue
+            fact = f'{self._checkpoint} was trained on other classes than {type(inner).__name__} has ({_differences(self._trained, given)})'
+            if not refuse:
+                print_log(f'{fact}; the new training gives its labels their new meaning', logger='current', level=logging.WARNING)
+            elif not self.strict:
+                print_log(f'{fact}; strict=False of ClassNamesHook lets it pass', logger='current', level=logging.WARNING)
+            else:
+                start = ', or start a new training from it with load_from, without --resume' if resumed else ''
+                raise CheckpointError(
+                    f'{fact}. Rule: the names must be the same in the same order, or every label means something else. Remedy: use the '
+                    "data set that it was trained on, or set this one's names to the checkpoint's (metainfo=dict(classes=(...)) in the "
+                    f"config's data set){start}; if the names mean the same, dict(type='dynperceiver.ClassNamesHook', strict=False)"
+                )
+            return

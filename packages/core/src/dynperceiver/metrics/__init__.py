@@ -1,5 +1,18 @@
 """Metrics over all exits."""
 
+from .collection import ExitScoresMetric
+from .exit_agreement import AgreementShares, ExitAgreement, exit_agreements
+from .exit_calibration import ExitCalibration, exit_calibrations, expected_calibration_error
 from .multi_exit_accuracy import MultiExitAccuracy, exit_accuracies
 
-__all__ = ['MultiExitAccuracy', 'exit_accuracies']
+__all__ = [
+    'AgreementShares',
+    'ExitAgreement',
+    'ExitCalibration',
+    'ExitScoresMetric',
+    'MultiExitAccuracy',
+    'exit_accuracies',
+    'exit_agreements',
+    'exit_calibrations',
+    'expected_calibration_error',
+]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from mmengine.evaluator import BaseMetric
-from mmengine.logging import print_log
 
 from ..registry import METRICS
+from .collection import ExitScoresMetric, check_scores, exit_table
 
 __all__ = ['MultiExitAccuracy', 'exit_accuracies']
 
@@ -31,19 +29,8 @@ def exit_accuracies(scores_SEK: np.ndarray, labels_S: np.ndarray, topk: Sequence
     Raises:
         ValueError: If there is no sample, a score is not finite, or a label is no class number.
     """
-    if not len(labels_S):
-        raise ValueError('there are no samples to measure an accuracy on; the test set is empty, check its annotation file')
+    check_scores(scores_SEK, labels_S, 'an accuracy')
     num_classes = scores_SEK.shape[2]
-    if labels_S.min() < 0 or labels_S.max() >= num_classes:
-        raise ValueError(
-            f'labels run from {labels_S.min()} to {labels_S.max()}, but the model has {num_classes} classes; set num_classes, or correct '
-            'the labels'
-        )
-    bad = ~np.isfinite(scores_SEK).all(axis=(1, 2))
-    if bad.any():
-        raise ValueError(
-            f'{int(bad.sum())} of {len(bad)} samples have scores that are not finite; the weights have diverged, use an earlier checkpoint'
-        )
     rows = np.arange(len(labels_S))
     results = []
     for scores_SK in scores_SEK.transpose(1, 0, 2):
@@ -58,7 +45,7 @@ def exit_accuracies(scores_SEK: np.ndarray, labels_S: np.ndarray, topk: Sequence
 
 
 @METRICS.register_module()
-class MultiExitAccuracy(BaseMetric):
+class MultiExitAccuracy(ExitScoresMetric):
     """Top-1, top-5 and mean-class accuracy of every exit: ``acc/exit1_top1`` .. ``acc/exit4_mean_class``, in [0, 1].
 
     The model's data samples carry ``exit_scores``, shape (exits, classes), and ``gt_label``.
@@ -75,24 +62,8 @@ class MultiExitAccuracy(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.topk = tuple(topk)
 
-    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Keep scores and label of every sample of a batch."""
-        for sample in data_samples:
-            if 'exit_scores' not in sample:
-                raise ValueError(
-                    f'a data sample has no exit_scores, but only {", ".join(sample)}; MultiExitAccuracy needs a model with early exits, '
-                    "use the task's own accuracy metric for others"
-                )
-            label = sample['gt_label']
-            label = label.get('item', label) if isinstance(label, Mapping) else label
-            self.results.append((sample['exit_scores'].float().cpu().numpy(), int(label)))
-
-    def compute_metrics(self, results: list[tuple[np.ndarray, int]]) -> dict[str, float]:
-        """Accuracies over all samples; also logs them as a table, one row per exit."""
-        scores = np.stack([score for score, _ in results]) if results else np.zeros((0, 1, 1))
-        accuracies = exit_accuracies(scores, np.array([label for _, label in results], dtype=np.int64), self.topk)
-        names = list(accuracies[0])
-        lines = ['exit  ' + '  '.join(f'{name:>10}' for name in names)]
-        lines += [f'{i:>4}  ' + '  '.join(f'{100 * row[name]:>9.2f}%' for name in names) for i, row in enumerate(accuracies, 1)]
-        print_log(f'accuracy per exit on {len(results)} samples\n' + '\n'.join(lines), logger='current')
-        return {f'exit{i}_{name}': row[name] for i, row in enumerate(accuracies, 1) for name in names}
+    def measure(self, scores_SEK: np.ndarray, labels_S: np.ndarray) -> tuple[dict[str, float], str]:
+        """Accuracies over all samples, and a table with a row per exit."""
+        rows = exit_accuracies(scores_SEK, labels_S, self.topk)
+        metrics = {f'exit{i}_{name}': value for i, row in enumerate(rows, 1) for name, value in row.items()}
+        return metrics, f'accuracy per exit on {len(labels_S)} samples\n{exit_table(rows, {})}'

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from .files import load_pyplot, save_figure
 
 __all__ = ['plot_exit_tradeoff', 'read_exit_accuracies']
 
@@ -56,12 +57,7 @@ def plot_exit_tradeoff(
         title: Title.
         sample: What a sample is called on the axis, for example ``clip``.
     """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.6), layout='constrained')
+    figure, axes = load_pyplot().subplots(figsize=(7, 4.6), layout='constrained')
     for (name, points), colour in zip(series.items(), COLOURS * len(series), strict=False):
         gmacs, accuracies = [x for x, _ in points], [100 * y for _, y in points]
         axes.plot(gmacs, accuracies, 'o-', color=colour, label=name, markersize=7, linewidth=1.8)
@@ -86,9 +82,4 @@ def plot_exit_tradeoff(
     axes.grid(alpha=0.3)
     if len(series) > 1:
         axes.legend(loc='lower left')
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.partial-{path.name}')
-    figure.savefig(partial, dpi=140)
-    plt.close(figure)
-    os.replace(partial, path)
+    save_figure(figure, path)

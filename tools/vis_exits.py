@@ -1,0 +1,95 @@
+"""Draw what the exits do: python tools/vis_exits.py CONFIG CHECKPOINT --out-dir DIR (see --help).
+
+Writes DIR/gallery.png, images that leave early beside images that need the whole network, and DIR/attention.png, where the latent code
+looks in one image.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
+from dynperceiver.launch import UsageError, build_runner, parse_test_args, run_tool, test_config
+from dynperceiver.layers.recording import record_attention
+from dynperceiver.viz import (
+    CardGroup,
+    answer_samples,
+    choose_groups,
+    collect_answers,
+    draw_attention,
+    draw_gallery,
+    leaving_shares,
+    load_sample,
+    make_card,
+    network_of,
+    sample_image,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file of an image classifier with exits')
+    parser.add_argument('checkpoint', help='checkpoint file of this config')
+    parser.add_argument('--out-dir', required=True, type=Path, metavar='DIR', help='folder for the pictures')
+    parser.add_argument('--num', type=int, default=8, help='easy images, and hard ones (default: %(default)s)')
+    parser.add_argument(
+        '--images', nargs='+', default=[], metavar='FILE', help='images of your own for the gallery; the first one for the attention'
+    )
+    parser.add_argument('--threshold', type=float, help='confidence at which images leave; the gallery then says where each one does')
+    parser.add_argument('--split', choices=['val', 'test'], default='test', help='data set of the config (default: %(default)s)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
+    args = parser.parse_args()
+    if args.num < 1:
+        raise UsageError(f'--num {args.num}: show 1 or more images of each kind')
+    if args.threshold is not None and not 0 < args.threshold <= 1:
+        raise UsageError(f'--threshold {args.threshold:g}: a confidence lies above 0 and is at most 1, for example 0.8')
+    return args
+
+
+def runner_config(args: argparse.Namespace, work_dir: str) -> Config:
+    """Config of a test on the chosen split, which leaves nothing outside of the work dir."""
+    test_args = parse_test_args([args.config, args.checkpoint, '--work-dir', work_dir])
+    test_args.cfg_options = args.cfg_options
+    cfg = test_config(test_args)
+    if not cfg.get(f'{args.split}_dataloader'):
+        raise UsageError(f'--split {args.split}: {args.config} has no {args.split}_dataloader; choose the other split, or add it')
+    cfg.test_dataloader = cfg[f'{args.split}_dataloader']
+    cfg.test_evaluator = dict(type='dynperceiver.MultiExitAccuracy')  # takes the place of the config's, which may be none of classification
+    cfg.test_cfg = cfg.get('test_cfg') or dict()
+    return cfg
+
+
+def main() -> None:
+    """Parse, test, choose, draw, say what was drawn."""
+    args = parse_args()
+    with tempfile.TemporaryDirectory() as work_dir:
+        runner = build_runner(runner_config(args, work_dir))
+        network, dataset = network_of(runner), runner.test_dataloader.dataset
+        classes = dataset.metainfo.get('classes')
+        own = [load_sample(dataset, path) for path in args.images]
+        answers = collect_answers(runner)
+        groups = list(choose_groups(answers, dataset, args.num, classes, args.threshold))
+        sample, card = (own[0], None) if own else (dataset[groups[1].cards[0].index], groups[1].cards[0])
+        with record_attention(dict(enumerate(network.latent_branch.x2z, 1))) as weights:
+            answer_samples(runner, [sample])
+        if own:
+            replies = answer_samples(runner, own)
+            cards = tuple(
+                make_card(sample_image(one), replies, row, classes, args.threshold, Path(args.images[row]).name)
+                for row, one in enumerate(own)
+            )
+            groups.append(CardGroup('Given with --images', 'of unknown label', cards))
+            card = cards[0]
+    name = f'{Path(args.config).stem}, {args.split} images'
+    subtitle = leaving_shares(answers, args.threshold) if args.threshold else f'{len(answers.label_S)} images'
+    draw_gallery(groups, args.out_dir / 'gallery.png', f'What the exits answer: {name}', subtitle)
+    draw_attention(card, {stage: weights_BHNM[0] for stage, weights_BHNM in weights.items()}, args.out_dir / 'attention.png')
+    print('\n'.join([f'{group.title}: {group.note}' for group in groups]))
+    print(f'{args.out_dir}: gallery.png and attention.png ({card.caption})')
+
+
+if __name__ == '__main__':
+    run_tool(main, ValueError)

@@ -44,5 +44,9 @@ val_dataloader = dict(
         test_mode=True))
 test_dataloader = val_dataloader
 
-val_evaluator = [dict(type='dynperceiver.MultiExitAccuracy')]
-test_evaluator = [dict(type='dynperceiver.MultiExitAccuracy')]
+val_evaluator = [
+    dict(type='dynperceiver.MultiExitAccuracy'),
+    dict(type='dynperceiver.ExitCalibration'),
+    dict(type='dynperceiver.ExitAgreement'),
+]
+test_evaluator = val_evaluator

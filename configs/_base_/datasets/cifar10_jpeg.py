@@ -67,5 +67,9 @@ test_dataloader = dict(
         pipeline=test_pipeline,
         test_mode=True))
 
-val_evaluator = [dict(type='dynperceiver.MultiExitAccuracy')]
-test_evaluator = [dict(type='dynperceiver.MultiExitAccuracy')]
+val_evaluator = [
+    dict(type='dynperceiver.MultiExitAccuracy'),
+    dict(type='dynperceiver.ExitCalibration'),
+    dict(type='dynperceiver.ExitAgreement'),
+]
+test_evaluator = val_evaluator

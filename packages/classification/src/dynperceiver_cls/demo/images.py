@@ -53,7 +53,7 @@ class DemoParams:
 
 
 def render_digit(rng: np.random.Generator, ink: NDArray[np.float64], size_px: int, difficulty: float) -> Image.Image:
-    """Draw a digit on a noisy ground.
+    """Draw a light digit on a dark, noisy ground.
 
     Args:
         rng: Source of position, colours and noise.
@@ -64,18 +64,17 @@ def render_digit(rng: np.random.Generator, ink: NDArray[np.float64], size_px: in
     Returns:
         RGB picture.
     """
-    height = round(size_px * (0.8 - 0.4 * difficulty * rng.random()))
+    height = round(size_px * (0.9 - 0.35 * difficulty * rng.random()))
     stamp = Image.fromarray((255 * ink).astype(np.uint8)).resize((height, height), Image.Resampling.BICUBIC)
-    stamp = stamp.rotate((2 * rng.random() - 1) * 35 * difficulty, Image.Resampling.BICUBIC)
+    stamp = stamp.rotate((2 * rng.random() - 1) * 25 * difficulty, Image.Resampling.BICUBIC)
     mask = Image.new('L', (size_px, size_px))
     left, top = (int(rng.integers(0, size_px - height + 1)) for _ in range(2))
     mask.paste(stamp, (left, top))
-    ground_C = rng.uniform(0, 255, 3)
-    contrast = 140 - 95 * difficulty
-    ink_C = ground_C + np.where(ground_C < 128, contrast, -contrast)
+    ground_C = rng.uniform(20, 80, 3)
+    ink_C = ground_C + rng.uniform(0.6, 1, 3) * (170 - 120 * difficulty)
     alpha_HW1 = np.asarray(mask, np.float64)[..., None] / 255
-    picture_HWC = ground_C + alpha_HW1 * (ink_C - ground_C) + rng.normal(0, 8 + 22 * difficulty, (size_px, size_px, 3))
-    for _ in range(int(rng.integers(0, 1 + round(8 * difficulty)))):
+    picture_HWC = ground_C + alpha_HW1 * (ink_C - ground_C) + rng.normal(0, 6 + 14 * difficulty, (size_px, size_px, 3))
+    for _ in range(int(rng.integers(0, 1 + round(6 * difficulty)))):
         side = int(rng.integers(2, max(3, size_px // 8)))
         y, x = (int(rng.integers(0, size_px - side)) for _ in range(2))
         picture_HWC[y : y + side, x : x + side] = ink_C

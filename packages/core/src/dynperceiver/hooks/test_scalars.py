@@ -21,6 +21,6 @@ class TestScalarsHook(Hook):
         """Write them once the test is over."""
         scalars = {f'test/{name}': value for name, value in (metrics or {}).items() if isinstance(value, Real)}
         if scalars:
-            # runner.epoch would build the training loop of a config that is only tested, and with it the training data, which may be missing.
+            # runner.epoch would build the training loop of a config that is only tested, and with it training data that may be missing.
             epoch = runner.epoch if isinstance(runner._train_loop, BaseLoop) else 0
             runner.visualizer.add_scalars(scalars, step=epoch)

@@ -68,7 +68,8 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
     unused = unused_prefixes(model)
     given = {key: value for key, value in given.items() if not key.startswith(unused)}
     absent = [key for key in own if key not in given]
-    if not any(key in given for key in CLASSES_KEYS):  # all exits, or those tensors that depend on the number of classes, were left out on purpose
+    # All exits, or those tensors that depend on the number of classes, may have been left out on purpose.
+    if not any(key in given for key in CLASSES_KEYS):
         absent = [key for key in absent if not key.startswith('exits.')]
     foreign = [key for key in given if key not in own]
     shapes = [

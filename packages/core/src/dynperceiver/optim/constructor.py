@@ -6,13 +6,17 @@ import logging
 from collections.abc import Hashable
 from typing import Any
 
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 __all__ = ['GroupedOptimWrapperConstructor', 'merge_param_groups']
+
+
+def _is_of_no_single_parameter(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith('paramwise_options')
 
 
 def _hashable(value: Any) -> Hashable:
@@ -48,12 +52,13 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if prefix:
             super().add_params(params, module, prefix, is_dcn_module)
             return
-        level = logging.root.manager.disable
-        logging.disable(max(level, logging.INFO))
+        logger = MMLogger.get_current_instance()
+        # Not by logging.disable, after which MMEngine's loggers go on as they did: they remember what they are enabled for.
+        logger.addFilter(_is_of_no_single_parameter)
         try:
             super().add_params(params, module, prefix, is_dcn_module)
         finally:
-            logging.disable(level)
+            logger.removeFilter(_is_of_no_single_parameter)
         params[:] = merge_param_groups(params)
         for group in params:
             settings = ', '.join(f'{key}={value}' for key, value in group.items() if key != 'params') or 'as the optimizer says'

@@ -1,0 +1,3 @@
+# ImageNet-1k with MobileNet-v3-Large x1.25 and 128 latents.
+_base_ = ['./dynperceiver-mobilenetv3-0.75_8xb128_in1k.py']
+model = dict(backbone=dict(width=1.25))

@@ -1,0 +1,3 @@
+# ImageNet-1k with ResNet-50 x0.5 and 128 latents.
+_base_ = ['./dynperceiver-r50x0.375_8xb128_in1k.py']
+model = dict(backbone=dict(width=0.5))

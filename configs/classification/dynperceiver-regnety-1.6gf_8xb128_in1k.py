@@ -1,0 +1,3 @@
+# ImageNet-1k with RegNetY-1.6GF and 256 latents.
+_base_ = ['./dynperceiver-regnety-800mf_8xb128_in1k.py']
+model = dict(backbone=dict(feature_branch='regnet_y_1_6gf', num_latents=256, depth_factors=(1, 1, 1, 1)))

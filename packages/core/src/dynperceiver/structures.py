@@ -1,4 +1,4 @@
-"""Frozen data that travels between the segments of the network.
+"""Frozen data that travels between the segments of the network, and names of its tensors.
 
 Shape suffixes: B rows (samples times frames), C channels, H/W feature size, N latent tokens, K classes, S samples.
 """
@@ -10,7 +10,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ['NetworkState']
+__all__ = ['CLASSES_KEYS', 'PARTS', 'NetworkState']
+
+PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
+"""What the names of a network's tensors begin with."""
+
+CLASSES_KEYS = ('exits.0.classifier.bias', 'exits.0.feature_classifier.bias')
+"""Tensors with an entry per class; every network with exits has one of the two, depending on the branch of its early exits."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from ..structures import PARTS
 from .convert import convert_from_reference, is_reference_state_dict, unwrap_checkpoint
 
 __all__ = ['CheckpointError', 'read_checkpoint_file', 'read_state_dict', 'save_state_dict', 'unreadable_checkpoint']
 
-PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
 
 
 class CheckpointError(ValueError):

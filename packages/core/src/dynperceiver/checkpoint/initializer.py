@@ -9,11 +9,11 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..registry import WEIGHT_INITIALIZERS
+from ..structures import CLASSES_KEYS
 from .files import read_state_dict
 
 __all__ = ['ImageCheckpoint', 'load_image_checkpoint']
 
-CLASSES_KEYS = ('exits.0.classifier.bias', 'exits.0.feature_classifier.bias')  # of exit 1, in either branch
 
 
 def _differs_in_classes(given: Mapping[str, Tensor], own: Mapping[str, Tensor], key: str) -> bool:

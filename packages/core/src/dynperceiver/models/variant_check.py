@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from ..structures import CLASSES_KEYS, PARTS
+
 __all__ = ['check_same_variant', 'unused_prefixes']
 
-PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
-CLASSES_KEYS = ('exits.0.classifier.bias', 'exits.0.feature_classifier.bias')  # one is there in every network with exits
 
 
 def _listing(names: Iterable[str], limit: int = 8) -> str:

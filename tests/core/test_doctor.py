@@ -73,7 +73,7 @@ def test_where_nothing_is_installed_every_finding_has_a_remedy(monkeypatch):
     by_name = {finding.name: finding for finding in findings}
     assert all(finding.remedy for finding in findings if finding.status != 'OK')
     assert {by_name[name].status for name in ('torch', 'numpy', 'mmengine', 'OpenCV', 'checkpoints')} == {'FAIL'}
-    assert {by_name[name].status for name in ('mmcv', 'mmcv C++ ops', 'mmdet', 'mmaction2', 'video decoder', 'our packages')} == {'warn'}
+    assert {by_name[name].status for name in ('mmcv', 'mmcv C++ ops', 'mmdet', 'mmaction2', 'video decoder', 'kornia', 'our packages')} == {'warn'}
 
 
 def test_what_an_installed_package_of_ours_needs_is_no_mere_warning(versions):
@@ -81,6 +81,8 @@ def test_what_an_installed_package_of_ours_needs_is_no_mere_warning(versions):
     assert doctor.check_mmaction().status == 'FAIL'
     mmdet = doctor.check_mmdet()
     assert mmdet.status == 'warn' and 'only dynperceiver-det would need it' in mmdet.detail
+    versions.update({'kornia': None, 'dynperceiver-cls': '0.1.0'})
+    assert doctor.check_kornia().status == 'FAIL'
 
 
 @pytest.mark.parametrize(('version', 'status'), [((3, 9), 'FAIL'), ((3, 10), 'OK'), ((3, 12), 'OK'), ((3, 13), 'warn')])
@@ -97,6 +99,7 @@ def test_python_versions(monkeypatch, version, status):
         (doctor.check_numpy, 'numpy', '1.21.6', 'at least 1.22', 'numpy'),
         (doctor.check_mmengine, 'mmengine', '0.7.4', 'at least 0.8 and below 1.0', 'mmengine>=0.8,<1.0'),
         (doctor.check_mmcv, 'mmcv', '2.2', 'at least 2.0 and below 2.2', 'tools/build_mmcv.py'),
+        (doctor.check_kornia, 'kornia', '0.7.4', 'at least 0.8 and below 1.0', 'kornia>=0.8,<1'),
         (doctor.check_mmdet, 'mmdet', '2.28.2', 'at least 3.0 and below 4.0', 'mmdet>=3.0'),
         (doctor.check_mmaction, 'mmaction2', '0.24.1', 'at least 1.0 and below 2.0', 'mmaction2>=1.0'),
     ],

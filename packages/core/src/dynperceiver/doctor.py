@@ -42,6 +42,7 @@ USERS = {  # which of ours need what is optional otherwise
     'mmdet': ('dynperceiver-det',),
     'mmaction2': ('dynperceiver-action',),
     'decord': ('dynperceiver-action',),
+    'kornia': ('dynperceiver-cls',),
 }
 
 
@@ -184,6 +185,12 @@ def check_video() -> Finding:
     return Finding('video decoder', 'OK', f'decord {decord.__version__} reads what OpenCV wrote')
 
 
+def check_kornia() -> Finding:
+    """Kornia, which augments batches of images."""
+    remedy = f'{PIP} install "kornia>=0.8,<1"'
+    return _version_fault('kornia', (0, 8), (1, 0), remedy) or _import_check('kornia', ('kornia.enhance', 'kornia.geometry'), remedy)
+
+
 def check_checkpoints() -> Finding:
     """``torch.load``, called as MMEngine calls it, reads a checkpoint with MMEngine's log buffers."""
     import torch
@@ -220,7 +227,7 @@ def check_own_packages() -> Finding:
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
     check_python, check_torch, check_numpy, check_mmengine, check_mmcv, check_mmcv_ops, check_mmdet, check_mmaction,
-    check_opencv, check_video, check_checkpoints, check_own_packages,
+    check_opencv, check_video, check_kornia, check_checkpoints, check_own_packages,
 )  # fmt: skip
 
 

@@ -85,11 +85,14 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to train.py and test.py')
     args = parser.parse_args()
     config, maker, data, what = TASKS[args.task]
-    work_dir, data = args.work_dir or Path('work_dirs', Path(data).name), args.data or data
+    work_dir, overrides = args.work_dir or Path('work_dirs', Path(data).name), list(args.cfg_options)
+    if args.data:
+        data = args.data
+        overrides += [f'{split}_dataloader.dataset.data_root={data}' for split in ('train', 'val', 'test')]
     work = (ROOT / work_dir).resolve()
     work.mkdir(parents=True, exist_ok=True)
     start, num_steps = time.time(), 5 if args.task == 'images' else 4
-    options = ['--work-dir', str(work_dir)] + (['--cfg-options', *args.cfg_options] if args.cfg_options else [])
+    options = ['--work-dir', str(work_dir)] + (['--cfg-options', *overrides] if overrides else [])
     run(f'[1/{num_steps}] {what}', [maker, data], work / 'data.log')
     display = TrainingDisplay()
     run(f'[2/{num_steps}] training', ['tools/train.py', config, *options], work / 'train.log', display)

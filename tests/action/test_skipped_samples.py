@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from mmengine.model import BaseModel
-from mmengine.runner import Runner
-from torch import Tensor, nn
+from one_weight import train_one_weight
 
 import dynperceiver_action
 from dynperceiver.hooks import SkippedSampleHook
@@ -25,47 +20,18 @@ PIPELINE = [
 ]
 
 
-class _OneWeight(BaseModel):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def forward(self, inputs: list[Tensor], data_samples: Any = None, mode: str = 'loss') -> dict[str, Tensor]:
-        return dict(loss=self.weight * sum(clip.float().mean() for clip in inputs))
-
-
 def _train(root: Path, num_workers: int) -> tuple[Path, str, list[float]]:
     """Train on ``list.txt``; returns the report, the log, and the scalar per epoch."""
-    work_dir = root / 'work'
-    runner = Runner(
-        model=_OneWeight(),
-        work_dir=str(work_dir),
-        train_dataloader=dict(
-            batch_size=2,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            sampler=dict(type='mmengine.DefaultSampler', shuffle=True),
-            dataset=dict(
-                type='dynperceiver_action.VideoDataset',
-                ann_file='list.txt',
-                data_root=str(root),
-                data_prefix=dict(video=''),
-                pipeline=PIPELINE,
-                serialize_data=False,
-            ),
-        ),
-        train_cfg=dict(by_epoch=True, max_epochs=2),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
-        default_hooks=dict(checkpoint=None, logger=dict(type='LoggerHook', interval=1)),
-        custom_hooks=[dict(type='dynperceiver_action.SkippedSampleHook')],
-        visualizer=dict(type='Visualizer', name=root.name, vis_backends=[dict(type='LocalVisBackend')]),
-        experiment_name=root.name,
-        default_scope='mmaction',
+    dataset = dict(
+        type='dynperceiver_action.VideoDataset',
+        ann_file='list.txt',
+        data_root=str(root),
+        data_prefix=dict(video=''),
+        pipeline=PIPELINE,
+        serialize_data=False,
     )
-    runner.train()
-    scalars = next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
-    counts = [row['train/skipped_samples'] for row in map(json.loads, scalars) if 'train/skipped_samples' in row]
-    return work_dir / 'skipped_samples.txt', next(work_dir.glob('*/*.log')).read_text(), counts
+    skipped = dict(type='dynperceiver_action.SkippedSampleHook')
+    return train_one_weight(root, dataset, skipped, num_workers=num_workers, default_scope='mmaction')
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tiny_action import ROOT, scalars
-from tiny_detection import CLASSES, HEIGHT, WIDTH, keep_layout, make_photos
+from tiny_detection import CLASSES, HEIGHT, WIDTH, make_photos
+from tool_runs import ROOT, keep_layout, scalars
 
 import dynperceiver
 

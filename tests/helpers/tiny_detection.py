@@ -11,8 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pytest
-from tiny_action import ROOT
+from tool_runs import ROOT
 
 LEAVES = ROOT / 'configs' / 'detection'
 CLASSES = ('red', 'green', 'blue')
@@ -177,8 +176,3 @@ def load_batch(data: Path, num_photos: int = 4, with_mask: bool = False) -> dict
     dataset = DATASETS.build(dict(type='dynperceiver_det.CocoDataset', pipeline=pipeline, **files))
     batch: dict[str, Any] = pseudo_collate([dataset[index] for index in range(num_photos)])
     return batch
-
-
-def keep_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let configs go into logs and checkpoints without being laid out, which takes longer than a tiny training, until the test ends."""
-    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, False))

@@ -74,7 +74,7 @@ class RecordRankHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self.files += [sample.get('filename') or sample.img_path for sample in data_batch['data_samples']]
-        self.losses.append(float(outputs['loss']))
+        self.losses.append(outputs['loss'].item())
         self.after_step = self._weights(runner)
 
     def after_train(self, runner: Runner) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from tiny_action import DEMO_CONFIG, ROOT, finish, start
+from tiny_action import DEMO_CONFIG
+from tool_runs import ROOT, finish, start
 
 from dynperceiver.launch import UsageError, parse_test_args, parse_train_args, train_config
 from dynperceiver.launch import test_config as config_of_test  # under its own name pytest would take it for a test

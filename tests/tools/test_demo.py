@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tiny_action import ROOT
+from tool_runs import ROOT
 
 STEP = '2026/01/01 00:00:00 - mmengine - INFO - Epoch(train)  [{epoch}][{step:>2}/60]  lr: 1.0e-03  eta: 0:01:00  loss: 5.0'
 VALIDATION = 'INFO - Epoch(val) [1][8/8]    acc/exit1_top1: 0.5125  acc/exit1_top5: 0.9  acc/exit2_top1: 0.7000  acc/exit4_top1: 1.0000'

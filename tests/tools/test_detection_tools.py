@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from detection_runs import DetectionRuns, mmdet_tool
+from detection_runs import DetectionRuns
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tiny_action import event_tags, result_of_test, scalars, training_curve
-from tiny_detection import CLASSES, FIGURES, LEAVES, keep_layout, make_photos, write_detection_config
+from tiny_detection import CLASSES, FIGURES, LEAVES, make_photos, write_detection_config
+from tool_runs import event_tags, installed_tool, keep_layout, records_of_ranks, result_of_test, scalars, training_curve
 
 NAMES = {f'coco/bbox_{name}' for name in FIGURES}
 
@@ -101,7 +101,7 @@ def test_mmdets_own_test_tool_finds_the_same_figures(runs: DetectionRuns) -> Non
 def test_mmdets_own_tool_counts_operations(
     runs: DetectionRuns, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = str(mmdet_tool('analysis_tools/get_flops'))
+    script = str(installed_tool('mmdet', 'analysis_tools/get_flops'))
     monkeypatch.setattr('sys.argv', [script, str(runs.config), '--num-images', '1'])
     runpy.run_path(script, run_name='__main__')
     printed = capsys.readouterr().out
@@ -127,7 +127,7 @@ def test_mmdets_inferencer_gives_boxes(runs: DetectionRuns) -> None:
 def ranks(runs: DetectionRuns) -> list[dict[str, Any]]:
     """What each rank of the distributed training recorded."""
     assert runs.distributed
-    return [json.loads((runs.records / f'{rank}.json').read_text()) for rank in (0, 1)]
+    return records_of_ranks(runs.records)
 
 
 def test_two_processes_end_with_the_same_weights(ranks: list[dict[str, Any]]) -> None:

@@ -14,7 +14,8 @@ import torch
 from mmcv.transforms import Compose
 from mmengine import registry
 from mmengine.config import Config
-from tiny_action import BACKBONE, ROOT
+from tiny_action import BACKBONE
+from tool_runs import ROOT
 
 import dynperceiver_action  # noqa: F401  registers what configs name
 from dynperceiver.analysis import count_exit_costs, find_network

@@ -11,7 +11,7 @@ import pytest
 import tiny_hooks  # noqa: F401  registers PoisonHook
 import torch
 from mmengine.runner import Runner
-from tiny_action import close_workers, quick_runner
+from tool_runs import close_workers, quick_runner
 
 import dynperceiver_action  # noqa: F401  registers what configs name
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_action import DEMO_CONFIG, ROOT
+from tiny_action import DEMO_CONFIG
+from tool_runs import ROOT
 
 Plot = Callable[..., None]
 ACCURACIES = (0.5, 0.6, 0.75, 0.9)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from tiny_action import close_workers, quick_runner, training_curve
+from tool_runs import close_workers, quick_runner, training_curve
 
 import dynperceiver_action  # noqa: F401  registers what configs name
 

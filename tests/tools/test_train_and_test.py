@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from tiny_action import event_tags, result_of_test, scalars, training_curve
+from tool_runs import event_tags, result_of_test, scalars, training_curve
 
 if TYPE_CHECKING:
     from conftest import TinyRuns

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tiny_action import result_of_test
+from tool_runs import records_of_ranks, result_of_test
 
 if TYPE_CHECKING:
     from conftest import TinyRuns
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 def ranks(tiny_runs: TinyRuns) -> list[dict[str, Any]]:
     """What each rank recorded."""
     assert tiny_runs.distributed
-    return [json.loads((tiny_runs.records / f'{rank}.json').read_text()) for rank in (0, 1)]
+    return records_of_ranks(tiny_runs.records)
 
 
 def test_both_ranks_end_with_the_same_weights(ranks: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 # CIFAR-10, the version for Python: 10 classes, 50,000 + 10,000 images of 32x32 px.
 # Training takes crops out of the images with a border of 4 black pixels, and mirrors half of them.
+_base_ = './image_loaders.py'
 data_root = 'data/cifar'
 dataset_type = 'dynperceiver_cls.CIFAR10'
 source = 'CIFAR-10 python version (A. Krizhevsky), https://www.cs.toronto.edu/~kriz/cifar.html'
@@ -19,34 +20,11 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=128,
     num_workers=2,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=True),
-    collate_fn=dict(type='dynperceiver_cls.stack_samples'),
     dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        split='train',
-        source=source,
-        pipeline=train_pipeline))
+        type=dataset_type, data_root=data_root, split='train', source=source, pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=256,
     num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
-    collate_fn=dict(type='dynperceiver_cls.stack_samples'),
     dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        split='test',
-        source=source,
-        pipeline=test_pipeline,
-        test_mode=True))
+        type=dataset_type, data_root=data_root, split='test', source=source, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-
-val_evaluator = [
-    dict(type='dynperceiver.MultiExitAccuracy'),
-    dict(type='dynperceiver.ExitCalibration'),
-    dict(type='dynperceiver.ExitAgreement'),
-]
-test_evaluator = val_evaluator

@@ -1,52 +1,9 @@
-# CIFAR-100, the version for Python: 100 classes, 50,000 + 10,000 images of 32x32 px.
-# Training takes crops out of the images with a border of 4 black pixels, and mirrors half of them.
-data_root = 'data/cifar'
+# CIFAR-100, the version for Python: 100 classes, 50,000 + 10,000 images of 32x32 px; everything else as CIFAR-10.
+_base_ = './cifar10.py'
 dataset_type = 'dynperceiver_cls.CIFAR100'
 source = 'CIFAR-100 python version (A. Krizhevsky), https://www.cs.toronto.edu/~kriz/cifar.html'
 num_classes = 100
 
-train_pipeline = [
-    dict(type='dynperceiver_cls.LoadImage'),
-    dict(type='dynperceiver_cls.RandomCrop', size=32, padding=4),
-    dict(type='dynperceiver_cls.RandomFlip', prob=0.5),
-    dict(type='dynperceiver_cls.PackInputs'),
-]
-test_pipeline = [
-    dict(type='dynperceiver_cls.LoadImage'),
-    dict(type='dynperceiver_cls.PackInputs'),
-]
-
-train_dataloader = dict(
-    batch_size=128,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=True),
-    collate_fn=dict(type='dynperceiver_cls.stack_samples'),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        split='train',
-        source=source,
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=256,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
-    collate_fn=dict(type='dynperceiver_cls.stack_samples'),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        split='test',
-        source=source,
-        pipeline=test_pipeline,
-        test_mode=True))
+train_dataloader = dict(dataset=dict(type=dataset_type, source=source))
+val_dataloader = dict(dataset=dict(type=dataset_type, source=source))
 test_dataloader = val_dataloader
-
-val_evaluator = [
-    dict(type='dynperceiver.MultiExitAccuracy'),
-    dict(type='dynperceiver.ExitCalibration'),
-    dict(type='dynperceiver.ExitAgreement'),
-]
-test_evaluator = val_evaluator

@@ -1,5 +1,6 @@
 # 20,000 + 4,000 images of CIFAR-10 as JPEG files of 32x32 px, packed in one npz file; 10 classes. Shown enlarged to 64x64 px.
 # Training sees the first 90 % of the training images of every class, validation the rest; tools/test.py takes the test images.
+_base_ = './image_loaders.py'
 data_root = 'data'
 dataset_type = 'dynperceiver_cls.PackedImages'
 ann_file = 'cifar10_jpeg_20k_4k.npz'
@@ -21,55 +22,18 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=64,
     num_workers=1,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=True),
-    collate_fn=dict(type='dynperceiver_cls.stack_samples'),
     dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        ann_file=ann_file,
-        split='train',
-        part='train',
-        holdout=holdout,
-        source=source,
+        type=dataset_type, data_root=data_root, ann_file=ann_file, split='train', part='train', holdout=holdout, source=source,
         pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=128,
     num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
-    collate_fn=dict(type='dynperceiver_cls.stack_samples'),
     dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        ann_file=ann_file,
-        split='train',
-        part='holdout',
-        holdout=holdout,
-        source=source,
-        pipeline=test_pipeline,
-        test_mode=True))
+        type=dataset_type, data_root=data_root, ann_file=ann_file, split='train', part='holdout', holdout=holdout, source=source,
+        pipeline=test_pipeline))
 test_dataloader = dict(
     batch_size=128,
     num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
-    collate_fn=dict(type='dynperceiver_cls.stack_samples'),
     dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        ann_file=ann_file,
-        split='test',
-        source=source,
-        pipeline=test_pipeline,
-        test_mode=True))
-
-val_evaluator = [
-    dict(type='dynperceiver.MultiExitAccuracy'),
-    dict(type='dynperceiver.ExitCalibration'),
-    dict(type='dynperceiver.ExitAgreement'),
-]
-test_evaluator = val_evaluator
+        type=dataset_type, data_root=data_root, ann_file=ann_file, split='test', source=source, pipeline=test_pipeline))

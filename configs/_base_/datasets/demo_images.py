@@ -1,4 +1,5 @@
 # The embedded demo images: handwritten digits on noise. Made by tools/make_demo_images.py data/demo_images, or by `make demo-images`.
+_base_ = './image_loaders.py'
 data_root = 'data/demo_images'
 dataset_type = 'dynperceiver_cls.ImageFolder'
 source = 'tools/make_demo_images.py: run `python tools/make_demo_images.py data/demo_images`'
@@ -17,34 +18,11 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=32,
     num_workers=1,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=True),
-    collate_fn=dict(type='dynperceiver_cls.stack_samples'),
     dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        data_prefix=dict(img_path='train'),
-        source=source,
-        pipeline=train_pipeline))
+        type=dataset_type, data_root=data_root, data_prefix=dict(img_path='train'), source=source, pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=100,
     num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
-    collate_fn=dict(type='dynperceiver_cls.stack_samples'),
     dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        data_prefix=dict(img_path='val'),
-        source=source,
-        pipeline=test_pipeline,
-        test_mode=True))
+        type=dataset_type, data_root=data_root, data_prefix=dict(img_path='val'), class_folder='train', source=source, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-
-val_evaluator = [
-    dict(type='dynperceiver.MultiExitAccuracy'),
-    dict(type='dynperceiver.ExitCalibration'),
-    dict(type='dynperceiver.ExitAgreement'),
-]
-test_evaluator = val_evaluator

@@ -53,6 +53,17 @@ def test_other_names_are_refused(trained: Path, tmp_path: Path, action: str) -> 
     assert ('start a new training from it with load_from' in text) == (action == 'resume')
 
 
+def test_validation_data_must_have_the_classes_of_the_training_data(tmp_path: Path) -> None:
+    def train(folder: str, classes: Any) -> None:
+        validation = {'dataset': Images(classes), 'batch_size': 4, 'sampler': {'type': 'DefaultSampler', 'shuffle': False}}
+        cfg = {'by_epoch': False, 'max_iters': 2, 'val_interval': 1}
+        make_runner(tmp_path / folder, TinyModel(), None, custom_hooks=[HOOK], val_dataloader=validation, train_cfg=cfg).train()
+
+    train('same', CLASSES)
+    with pytest.raises(CheckpointError, match=r"the model was trained on other classes .*class 2 is 'cat' there and 'dog' here"):
+        train('swapped', SWAPPED)
+
+
 def test_the_first_differences_are_told(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"5 in the data set, class 0 is 'ant' there and 'n01' here; .*'n03' here; and 2 more\)"):
         run('test', tmp_path, trained, OTHERS)

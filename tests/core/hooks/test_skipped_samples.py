@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ import pytest
 import torch
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from one_weight import train_one_weight
 from tiny_texts import TinyTextDataset, make_texts
-from torch import Tensor, nn
 
 from dynperceiver.hooks import innermost_datasets
 
@@ -32,41 +30,13 @@ class _Change(Hook):
             (self.root / name).write_text(text)
 
 
-class _OneWeight(BaseModel):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def forward(self, inputs: list[Tensor], data_samples: Any = None, mode: str = 'loss') -> dict[str, Tensor]:
-        return dict(loss=self.weight * sum(number.mean() for number in inputs))
-
-
 def _train(
     root: Path, *texts: str | None, num_workers: int = 0, epochs: int = 2, hooks: Sequence[Hook] = (), **hook: Any
 ) -> tuple[Path, str, list[float]]:
     """Train on ``list.txt``; returns the report, the log, and the scalar per epoch."""
-    work_dir = root / 'work'
-    runner = Runner(
-        model=_OneWeight(),
-        work_dir=str(work_dir),
-        train_dataloader=dict(
-            batch_size=2,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            sampler=dict(type='mmengine.DefaultSampler', shuffle=True),
-            dataset=dict(type='TinyTextDataset', **make_texts(root, *texts)),
-        ),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
-        default_hooks=dict(checkpoint=None, logger=dict(type='LoggerHook', interval=1)),
-        custom_hooks=[dict(type='dynperceiver.SkippedSampleHook', **hook), *hooks],
-        visualizer=dict(type='Visualizer', name=root.name, vis_backends=[dict(type='LocalVisBackend')]),
-        experiment_name=root.name,
-    )
-    runner.train()
-    scalars = next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
-    counts = [row['train/skipped_samples'] for row in map(json.loads, scalars) if 'train/skipped_samples' in row]
-    return work_dir / 'skipped_samples.txt', next(work_dir.glob('*/*.log')).read_text(), counts
+    dataset = dict(type='TinyTextDataset', **make_texts(root, *texts))
+    skipped = dict(type='dynperceiver.SkippedSampleHook', **hook)
+    return train_one_weight(root, dataset, skipped, *hooks, num_workers=num_workers, num_epochs=epochs)
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])

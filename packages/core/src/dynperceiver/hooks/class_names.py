@@ -71,11 +71,14 @@ class ClassNamesHook(Hook):
         Raises:
             CheckpointError: If the training is resumed with other names.
         """
-        self._check(runner.train_dataloader.dataset, refuse=bool(runner._resume or runner.iter > 0), resumed=True)
-        self._trained = ()  # from here on the weights are of the training set's classes
+        dataset = runner.train_dataloader.dataset
+        self._check(dataset, refuse=bool(runner._resume or runner.iter > 0), resumed=True)
+        # From here on the weights are of the training set's classes.
+        self._trained = next((names for inner in innermost_datasets(dataset) if (names := _names(getattr(inner, 'metainfo', None)))), ())
+        self._checkpoint = 'the model'
 
     def before_val(self, runner: Runner) -> None:
-        """Check before a validation that no training precedes.
+        """Check before a validation, on its own or of a training.
 
         Raises:
             CheckpointError: If the names differ.

@@ -1,0 +1,121 @@
+"""Runs of the tools on tiny digits, shared by all tests that look at what they leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tool_runs import NO_BEST, ROOT, ToolRuns, write_quick_config
+
+__all__ = ['CLASSES', 'ClassificationRuns', 'make_digits', 'write_classification_config']
+
+SIZE = 32
+NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+CLASSES = tuple(sorted(NAMES))
+
+# Everything that is random in a real recipe is on: crops, dropout, stochastic depth, erasing and mixing on the batch. So is the averaging
+# of the weights.
+CONFIG_TEXT = """\
+_base_ = ['{demo}']
+data_root = '{data}'
+train_pipeline = [dict(step, size={size}, padding=4) if 'size' in step else step for step in _base_.train_pipeline]
+model = dict(
+    backbone=dict(width=0.125, num_latents=8, dropout=0.3, drop_path=0.3),
+    data_preprocessor=dict(
+        after_norm=[dict(type='dynperceiver_cls.RandomErasing', prob=0.5)],
+        mixing=dict(type='dynperceiver_cls.MixupCutmix', num_classes=10)))
+train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root, pipeline=train_pipeline))
+val_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root, class_folder='train'))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=3)
+default_hooks = dict(logger=dict(interval=1))
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='mmengine.EMAHook', ema_type='mmengine.ExponentialMovingAverage', momentum=1e-4, update_buffers=True),
+]
+log_processor = dict(window_size=1)
+input_shape = ({size}, {size})
+work_dir = '{work_dir}'
+"""
+
+
+def make_digits(folder: Path, num_train: int = 16, num_val: int = 11) -> Path:
+    """The demo's digits at 32x32 pixels in folders named by words, which checkpoints keep as names; returns their folder."""
+    from dynperceiver_cls.demo import DemoParams, make_demo_images
+
+    make_demo_images(folder, DemoParams(seed=1, num_train=num_train, num_val=num_val, size_px=SIZE), progress=False)
+    for split in ('train', 'val'):
+        for digit, name in enumerate(NAMES):
+            (folder / split / str(digit)).rename(folder / split / name)
+    return folder
+
+
+def write_classification_config(path: Path, data: Path, more: str = '') -> Path:
+    """Write a leaf config that inherits from the demo's by absolute path; results go beside it, into ``NAME_work``."""
+    demo, work_dir = ROOT / 'configs' / 'classification' / 'dynperceiver_demo.py', path.parent / f'{path.stem}_work'
+    path.write_text(CONFIG_TEXT.format(demo=demo, data=data, size=SIZE, work_dir=work_dir) + more)
+    return path
+
+
+class ClassificationRuns(ToolRuns):
+    """The runs.
+
+    Attributes:
+        data: The images: 16 to train on, 11 to test on (an odd number, which two processes cannot share evenly).
+        config: Leaf config: three epochs of four iterations.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.data = make_digits(folder / 'data')
+        self.config = write_quick_config(folder / 'quick.py', write_classification_config(folder / 'tiny.py', self.data))
+        self.submit(self._train, self._die, self._test, self._resume, self._distributed)
+
+    def _train(self) -> Path:
+        return self.run_in(self.folder / 'trained', 'tools/train.py', self.config)
+
+    def _die(self) -> Path:
+        return self.kill_in(self.folder / 'killed', self.config, *NO_BEST)
+
+    def _resume(self) -> Path:
+        return self.resume_in(self.folder / 'resumed', self.killed, self.config, *NO_BEST)
+
+    def _test(self) -> Path:
+        folder = self.folder / 'tested'
+        kept = ['--out', folder / 'scores.pkl', '--show-dir', folder / 'pictures', '--interval', '3']
+        return self.run_in(folder, 'tools/test.py', self.config, self.checkpoint, *kept)
+
+    def _distributed(self) -> Path:
+        folder = self.folder / 'distributed'
+        self.run_two(folder / 'trained', 'tools/dist_train.sh', self.watched(self.config), '2', *NO_BEST, 'train_cfg.max_epochs=1')
+        self.run_two(folder / 'tested', 'tools/dist_test.sh', self.config, self.checkpoint, '2')
+        return folder
+
+    @property
+    def trained(self) -> Path:
+        """A whole training by tools/train.py."""
+        return self.jobs['_train'].result()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last one of :attr:`trained`."""
+        return self.trained / 'epoch_3.pth'
+
+    @property
+    def tested(self) -> Path:
+        """A test of that checkpoint by tools/test.py, which keeps ``scores.pkl`` and ``pictures``."""
+        return self.jobs['_test'].result()
+
+    @property
+    def killed(self) -> Path:
+        """The same training, killed in the middle of epoch 2."""
+        return self.jobs['_die'].result()
+
+    @property
+    def resumed(self) -> Path:
+        """A copy of it, gone on with by ``--resume``."""
+        return self.jobs['_resume'].result()
+
+    @property
+    def distributed(self) -> Path:
+        """One epoch by two processes in ``trained``, and a test by two in ``tested``."""
+        return self.jobs['_distributed'].result()

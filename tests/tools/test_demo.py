@@ -102,3 +102,30 @@ def test_step_that_fails_ends_the_demo_with_the_end_of_its_output(demo: ModuleTy
     message = str(caught.value.code)
     assert 'line 29\n' in message and 'line 5\n' not in message
     assert f'error: this step failed (exit code 3); the whole output is in {tmp_path / "step.log"}' in message
+
+
+@pytest.mark.parametrize('task', ['action', 'images'])
+def test_every_step_gets_the_folder_and_the_options(
+    demo: ModuleType, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: dict[str, list[str]] = {}
+
+    def run(title: str, command: list[str], log: Path, display: object = None) -> None:
+        commands[command[0]] = command
+        (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_8.pth'))
+        (tmp_path / 'run').mkdir(exist_ok=True)
+        (tmp_path / 'run' / 'result.json').write_text('{}')
+        log.write_text('x.png: 50.0% at 1 GMACs\n')
+
+    monkeypatch.setattr(demo, 'run', run)
+    arguments = ['--task', task, '--work-dir', str(tmp_path), '--data', 'elsewhere', '--cfg-options', 'max_epochs=3']
+    monkeypatch.setattr(sys, 'argv', ['demo.py', *arguments])
+    demo.main()
+    config, maker, _, _ = demo.TASKS[task]
+    assert commands.pop(maker) == [maker, 'elsewhere']
+    assert commands.pop('tools/plot.py')[2] == f'{config}={tmp_path / "run" / "result.json"}'
+    assert set(commands) == {'tools/train.py', 'tools/test.py'} | ({'tools/vis_exits.py'} if task == 'images' else set())
+    roots = [f'{split}_dataloader.dataset.data_root=elsewhere' for split in ('train', 'val', 'test')]
+    for command in commands.values():
+        assert command[1] == config and command[-5:] == ['--cfg-options', 'max_epochs=3', *roots]
+    assert ('gallery.png' in capsys.readouterr().out) == (task == 'images')

@@ -24,5 +24,6 @@ val_dataloader = dict(
     batch_size=100,
     num_workers=1,
     dataset=dict(
-        type=dataset_type, data_root=data_root, data_prefix=dict(img_path='val'), class_folder='train', source=source, pipeline=test_pipeline))
+        type=dataset_type, data_root=data_root, data_prefix=dict(img_path='val'), class_folder='train', source=source,
+        pipeline=test_pipeline))
 test_dataloader = val_dataloader

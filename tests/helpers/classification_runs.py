@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tool_runs import NO_BEST, ROOT, ToolRuns, write_quick_config
+from tool_runs import ROOT, EarlyExitRuns, write_quick_config
 
 __all__ = ['CLASSES', 'ClassificationRuns', 'make_digits', 'write_classification_config']
 
@@ -56,7 +56,7 @@ def write_classification_config(path: Path, data: Path, more: str = '') -> Path:
     return path
 
 
-class ClassificationRuns(ToolRuns):
+class ClassificationRuns(EarlyExitRuns):
     """The runs.
 
     Attributes:
@@ -72,50 +72,3 @@ class ClassificationRuns(ToolRuns):
 
     def _train(self) -> Path:
         return self.run_in(self.folder / 'trained', 'tools/train.py', self.config)
-
-    def _die(self) -> Path:
-        return self.kill_in(self.folder / 'killed', self.config, *NO_BEST)
-
-    def _resume(self) -> Path:
-        return self.resume_in(self.folder / 'resumed', self.killed, self.config, *NO_BEST)
-
-    def _test(self) -> Path:
-        folder = self.folder / 'tested'
-        kept = ['--out', folder / 'scores.pkl', '--show-dir', folder / 'pictures', '--interval', '3']
-        return self.run_in(folder, 'tools/test.py', self.config, self.checkpoint, *kept)
-
-    def _distributed(self) -> Path:
-        folder = self.folder / 'distributed'
-        self.run_two(folder / 'trained', 'tools/dist_train.sh', self.watched(self.config), '2', *NO_BEST, 'train_cfg.max_epochs=1')
-        self.run_two(folder / 'tested', 'tools/dist_test.sh', self.config, self.checkpoint, '2')
-        return folder
-
-    @property
-    def trained(self) -> Path:
-        """A whole training by tools/train.py."""
-        return self.jobs['_train'].result()
-
-    @property
-    def checkpoint(self) -> Path:
-        """The last one of :attr:`trained`."""
-        return self.trained / 'epoch_3.pth'
-
-    @property
-    def tested(self) -> Path:
-        """A test of that checkpoint by tools/test.py, which keeps ``scores.pkl`` and ``pictures``."""
-        return self.jobs['_test'].result()
-
-    @property
-    def killed(self) -> Path:
-        """The same training, killed in the middle of epoch 2."""
-        return self.jobs['_die'].result()
-
-    @property
-    def resumed(self) -> Path:
-        """A copy of it, gone on with by ``--resume``."""
-        return self.jobs['_resume'].result()
-
-    @property
-    def distributed(self) -> Path:
-        """One epoch by two processes in ``trained``, and a test by two in ``tested``."""
-        return self.jobs['_distributed'].result()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     'NO_BEST',
     'ROOT',
+    'EarlyExitRuns',
     'ToolRuns',
     'close_workers',
     'event_tags',
@@ -178,6 +179,63 @@ class ToolRuns:
         shutil.copytree(killed, folder)
         (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
         return self.run_in(folder, 'tools/train.py', config, '--resume', *options)
+
+
+class EarlyExitRuns(ToolRuns):
+    """What tests of every task with exits look at: a training, the same killed and resumed, a test, and both by two processes.
+
+    Attributes:
+        config: Leaf config: three epochs of four iterations. A subclass writes it.
+    """
+
+    config: Path
+
+    def _die(self) -> Path:
+        return self.kill_in(self.folder / 'killed', self.config, *NO_BEST)
+
+    def _resume(self) -> Path:
+        return self.resume_in(self.folder / 'resumed', self.killed, self.config, *NO_BEST)
+
+    def _test(self) -> Path:
+        folder = self.folder / 'tested'
+        kept = ['--out', folder / 'scores.pkl', '--show-dir', folder / 'pictures', '--interval', '3']
+        return self.run_in(folder, 'tools/test.py', self.config, self.checkpoint, *kept)
+
+    def _distributed(self) -> Path:
+        folder = self.folder / 'distributed'
+        self.run_two(folder / 'trained', 'tools/dist_train.sh', self.watched(self.config), '2', *NO_BEST, 'train_cfg.max_epochs=1')
+        self.run_two(folder / 'tested', 'tools/dist_test.sh', self.config, self.checkpoint, '2')
+        return folder
+
+    @property
+    def trained(self) -> Path:
+        """A whole training by tools/train.py."""
+        return self.jobs['_train'].result()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last one of :attr:`trained`."""
+        return self.trained / 'epoch_3.pth'
+
+    @property
+    def tested(self) -> Path:
+        """A test of that checkpoint by tools/test.py, which keeps ``scores.pkl`` and ``pictures``."""
+        return self.jobs['_test'].result()
+
+    @property
+    def killed(self) -> Path:
+        """The same training, killed in the middle of epoch 2."""
+        return self.jobs['_die'].result()
+
+    @property
+    def resumed(self) -> Path:
+        """A copy of it, gone on with by ``--resume``."""
+        return self.jobs['_resume'].result()
+
+    @property
+    def distributed(self) -> Path:
+        """One epoch by two processes in ``trained``, and a test by two in ``tested``."""
+        return self.jobs['_distributed'].result()
 
 
 def quick_runner(config: Path, work_dir: Path, hooks: Sequence[dict[str, Any]] | None = None, **changes: Any) -> Runner:

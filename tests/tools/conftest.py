@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import tiny_action
 from tiny_action import write_config
-from tool_runs import NO_BEST, ROOT, ToolRuns, installed_tool
+from tool_runs import NO_BEST, ROOT, EarlyExitRuns, installed_tool
 
 
-class TinyRuns(ToolRuns):
+class TinyRuns(EarlyExitRuns):
     """The runs.
 
     Attributes:
@@ -30,17 +30,6 @@ class TinyRuns(ToolRuns):
         self.run('tools/train.py', self.config)
         return self.folder / 'tiny_work'
 
-    def _die(self) -> Path:
-        return self.kill_in(self.folder / 'killed', self.config, *NO_BEST)
-
-    def _resume(self) -> Path:
-        return self.resume_in(self.folder / 'resumed', self.killed, self.config, *NO_BEST)
-
-    def _test(self) -> Path:
-        folder = self.folder / 'tested'
-        kept = ['--out', folder / 'scores.pkl', '--show-dir', folder / 'pictures', '--interval', '3']
-        return self.run_in(folder, 'tools/test.py', self.config, self.checkpoint, *kept)
-
     def _train_by_mmaction(self) -> Path:
         tool = installed_tool('mmaction', 'train')
         return self.run_in(self.folder / 'mmaction_trained', tool, self.config, *NO_BEST, 'train_cfg.max_epochs=1')
@@ -49,37 +38,6 @@ class TinyRuns(ToolRuns):
         folder = self.folder / 'mmaction_tested'
         kept = ['--dump', folder / 'scores.pkl', '--show-dir', folder / 'pictures', '--interval', '3']
         return self.run_in(folder, installed_tool('mmaction', 'test'), self.config, self.checkpoint, *kept)
-
-    def _distributed(self) -> Path:
-        folder = self.folder / 'distributed'
-        self.run_two(folder / 'trained', 'tools/dist_train.sh', self.watched(self.config), '2', *NO_BEST, 'train_cfg.max_epochs=1')
-        self.run_two(folder / 'tested', 'tools/dist_test.sh', self.config, self.checkpoint, '2')
-        return folder
-
-    @property
-    def trained(self) -> Path:
-        """A whole training by tools/train.py."""
-        return self.jobs['_train'].result()
-
-    @property
-    def checkpoint(self) -> Path:
-        """The last one of :attr:`trained`."""
-        return self.trained / 'epoch_3.pth'
-
-    @property
-    def tested(self) -> Path:
-        """A test of that checkpoint by tools/test.py."""
-        return self.jobs['_test'].result()
-
-    @property
-    def killed(self) -> Path:
-        """The same training, killed in the middle of epoch 2."""
-        return self.jobs['_die'].result()
-
-    @property
-    def resumed(self) -> Path:
-        """A copy of it, gone on with by ``--resume``."""
-        return self.jobs['_resume'].result()
 
     @property
     def mmaction_trained(self) -> Path:
@@ -90,11 +48,6 @@ class TinyRuns(ToolRuns):
     def mmaction_tested(self) -> Path:
         """A test of the checkpoint by the tool that mmaction2 installs."""
         return self.jobs['_test_by_mmaction'].result()
-
-    @property
-    def distributed(self) -> Path:
-        """One epoch by two processes in ``trained``, and a test by two in ``tested``."""
-        return self.jobs['_distributed'].result()
 
 
 @pytest.fixture(scope='session')

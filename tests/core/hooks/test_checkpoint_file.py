@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ FILES: dict[str, tuple[Any, str]] = {
     'pointer': (lambda path: path.write_text('version https://git-lfs.github.com/spec/v1\noid'), r'\(it is a pointer of Git LFS'),
     'empty': (lambda path: path.touch(), r'\(EOFError\); download or copy it again'),
     'objects': (
-        lambda path: torch.save({'model': {}, 'args': argparse.Namespace(lr=1)}, path),
-        r'\(it holds Python objects of argparse\.Namespace\)\. Rule: weights and plain data only.*Remedy: have the one who made',
+        lambda path: torch.save({'model': {}, 'scheduler': Fraction(1, 3)}, path),
+        r'\(it holds Python objects of fractions\.Fraction\)\. Rule: weights and plain data only.*Remedy: have the one who made',
     ),
     'list': (lambda path: torch.save([1, 2], path), r'holds a list, no checkpoint; pass a file with a state dict$'),
     'optimizer': (lambda path: torch.save({'optimizer': {'state': {}}, 'epoch': 3}, path), r'no weights were found among optimizer, epoch'),

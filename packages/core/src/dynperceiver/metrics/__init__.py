@@ -1,6 +1,6 @@
 """Metrics over all exits."""
 
-from .collection import ExitScoresMetric
+from .collection import ExitFiguresMetric, ExitScoresMetric
 from .exit_agreement import AgreementShares, ExitAgreement, exit_agreements
 from .exit_calibration import ExitCalibration, exit_calibrations, expected_calibration_error
 from .multi_exit_accuracy import MultiExitAccuracy, exit_accuracies
@@ -9,6 +9,7 @@ __all__ = [
     'AgreementShares',
     'ExitAgreement',
     'ExitCalibration',
+    'ExitFiguresMetric',
     'ExitScoresMetric',
     'MultiExitAccuracy',
     'exit_accuracies',

@@ -5,13 +5,14 @@ Shape suffixes: S samples, E exits, K classes; two E: a matrix of pairs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
 import numpy as np
 
 from ..registry import METRICS
-from .collection import ExitScoresMetric, check_scores, matrix_table
+from .collection import ExitFiguresMetric, check_scores, matrix_table
 
 __all__ = ['AgreementShares', 'ExitAgreement', 'exit_agreements']
 
@@ -42,7 +43,10 @@ def exit_agreements(scores_SEK: np.ndarray, labels_S: np.ndarray) -> AgreementSh
         ValueError: If there is no sample, a score is not finite, or a label is no class number.
     """
     check_scores(scores_SEK, labels_S, 'an agreement')
-    answers_SE = scores_SEK.argmax(2)
+    return _agreements(scores_SEK.argmax(2), labels_S)
+
+
+def _agreements(answers_SE: np.ndarray, labels_S: np.ndarray) -> AgreementShares:
     right_SE = answers_SE == labels_S[:, None]
     return AgreementShares(
         same_EE=(answers_SE[:, :, None] == answers_SE[:, None, :]).mean(0),
@@ -52,7 +56,7 @@ def exit_agreements(scores_SEK: np.ndarray, labels_S: np.ndarray) -> AgreementSh
 
 
 @METRICS.register_module()
-class ExitAgreement(ExitScoresMetric):
+class ExitAgreement(ExitFiguresMetric):
     """Shares of samples on which exits agree, in [0, 1]; see :class:`AgreementShares`.
 
     ``agreement/exit1_exit2`` .. for the same answer, ``agreement/exit1_right_exit2_wrong`` .. for both orders of each pair, and
@@ -64,10 +68,15 @@ class ExitAgreement(ExitScoresMetric):
     """
 
     default_prefix = 'agreement'
+    quantity = 'an agreement'
 
-    def measure(self, scores_SEK: np.ndarray, labels_S: np.ndarray) -> tuple[dict[str, float], str]:
+    def reduce(self, scores_SEK: np.ndarray, labels_S: np.ndarray) -> dict[str, np.ndarray]:
+        """Class that is answered."""
+        return {'answer': scores_SEK.argmax(2)}
+
+    def measure(self, figures: Mapping[str, np.ndarray], labels_S: np.ndarray) -> tuple[dict[str, float], str]:
         """Shares over all samples, and their two matrices."""
-        shares = exit_agreements(scores_SEK, labels_S)
+        shares = _agreements(figures['answer'], labels_S)
         exits = range(len(shares.same_EE))
         metrics = {f'exit{i + 1}_exit{j + 1}': float(shares.same_EE[i, j]) for i, j in combinations(exits, 2)}
         metrics |= {f'exit{i + 1}_right_exit{j + 1}_wrong': float(shares.right_wrong_EE[i, j]) for i, j in permutations(exits, 2)}

@@ -5,10 +5,12 @@ Shape suffixes: S samples, E exits, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ..registry import METRICS
-from .collection import ExitScoresMetric, check_scores, exit_table
+from .collection import ExitFiguresMetric, check_scores, exit_table
 
 __all__ = ['ExitCalibration', 'exit_calibrations', 'expected_calibration_error']
 
@@ -34,19 +36,6 @@ def _log_softmax(logits_SEK: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
-def _check_probabilities(scores_SEK: np.ndarray) -> None:
-    totals_SE = scores_SEK.sum(-1)
-    bad_SE = (scores_SEK < 0).any(-1) | (np.abs(totals_SE - 1) > SUM_TOLERANCE)
-    if bad_SE.any():
-        first, number = np.argwhere(bad_SE)[0]
-        row_K = scores_SEK[first, number]
-        raise ValueError(
-            f'exit_scores are no probabilities in {int(bad_SE.any(1).sum())} of {len(bad_SE)} samples: at sample {first}, exit '
-            f'{number + 1} they run from {row_K.min():.4g} to {row_K.max():.4g} and sum up to {totals_SE[first, number]:.4g}; '
-            "probabilities are at least 0 and sum up to 1; where the model's exit_scores are logits, set scores='logit'"
-        )
-
-
 def exit_calibrations(scores_SEK: np.ndarray, labels_S: np.ndarray, num_bins: int = 15, scores: str = 'prob') -> list[dict[str, float]]:
     """Calibration per exit; the confidence of a sample is its largest probability.
 
@@ -66,32 +55,65 @@ def exit_calibrations(scores_SEK: np.ndarray, labels_S: np.ndarray, num_bins: in
             probabilities.
     """
     check_scores(scores_SEK, labels_S, 'a calibration')
+    return _calibrations(_confidence_figures(scores_SEK, labels_S, scores), num_bins)
+
+
+def _confidence_figures(scores_SEK: np.ndarray, labels_S: np.ndarray, scores: str) -> dict[str, np.ndarray]:
+    """What the calibration of samples depends on, each of shape (samples, exits).
+
+    Returns:
+        A dict with ``confidence``, ``right``, ``log_likelihood`` of the label, and ``brier``; where ``scores='prob'`` also ``lowest``,
+        the smallest score, and ``total``, their sum.
+    """
     scores_SEK = scores_SEK.astype(np.float64)
+    label_S11 = labels_S[:, None, None]
     if scores == 'logit':
         logs_SEK = _log_softmax(scores_SEK)
         probs_SEK = np.exp(logs_SEK)
+        log_SE1 = np.take_along_axis(logs_SEK, label_S11, axis=2)
+        checks = {}
     else:
-        _check_probabilities(scores_SEK)
         probs_SEK = scores_SEK
-        logs_SEK = np.log(np.maximum(probs_SEK, np.finfo(np.float32).tiny))
-    rows = np.arange(len(labels_S))
-    results = []
-    for probs_SK, logs_SK in zip(probs_SEK.transpose(1, 0, 2), logs_SEK.transpose(1, 0, 2), strict=True):
-        confidence_S = probs_SK.max(1)
-        brier_S = (probs_SK**2).sum(1) - 2 * probs_SK[rows, labels_S] + 1
-        results.append(
-            dict(
-                ece=expected_calibration_error(confidence_S, probs_SK.argmax(1) == labels_S, num_bins),
-                confidence=float(confidence_S.mean()),
-                nll=float(-logs_SK[rows, labels_S].mean()),
-                brier=float(brier_S.mean()),
-            )
+        log_SE1 = np.log(np.maximum(np.take_along_axis(probs_SEK, label_S11, axis=2), np.finfo(np.float32).tiny))
+        checks = {'lowest': probs_SEK.min(2), 'total': probs_SEK.sum(2)}
+    return {
+        'confidence': probs_SEK.max(2),
+        'right': probs_SEK.argmax(2) == labels_S[:, None],
+        'log_likelihood': log_SE1[..., 0],
+        'brier': (probs_SEK**2).sum(2) - 2 * np.take_along_axis(probs_SEK, label_S11, axis=2)[..., 0] + 1,
+        **checks,
+    }
+
+
+def _check_probabilities(lowest_SE: np.ndarray, highest_SE: np.ndarray, total_SE: np.ndarray) -> None:
+    bad_SE = (lowest_SE < 0) | (np.abs(total_SE - 1) > SUM_TOLERANCE)
+    if bad_SE.any():
+        first, number = np.argwhere(bad_SE)[0]
+        raise ValueError(
+            f'exit_scores are no probabilities in {int(bad_SE.any(1).sum())} of {len(bad_SE)} samples: at sample {first}, exit '
+            f'{number + 1} they run from {lowest_SE[first, number]:.4g} to {highest_SE[first, number]:.4g} and sum up to '
+            f"{total_SE[first, number]:.4g}; probabilities are at least 0 and sum up to 1; where the model's exit_scores are logits, "
+            "set scores='logit'"
         )
-    return results
+
+
+def _calibrations(figures: Mapping[str, np.ndarray], num_bins: int) -> list[dict[str, float]]:
+    if 'total' in figures:
+        _check_probabilities(figures['lowest'], figures['confidence'], figures['total'])
+    names = ('confidence', 'right', 'log_likelihood', 'brier')
+    return [
+        dict(
+            ece=expected_calibration_error(confidence_S, right_S, num_bins),
+            confidence=float(confidence_S.mean()),
+            nll=float(-log_S.mean()),
+            brier=float(brier_S.mean()),
+        )
+        for confidence_S, right_S, log_S, brier_S in zip(*(figures[name].T for name in names), strict=True)
+    ]
 
 
 @METRICS.register_module()
-class ExitCalibration(ExitScoresMetric):
+class ExitCalibration(ExitFiguresMetric):
     """Calibration of every exit: ``calibration/exit1_ece``, ``.._confidence``, ``.._nll``, ``.._brier``; see :func:`exit_calibrations`.
 
     Args:
@@ -105,6 +127,7 @@ class ExitCalibration(ExitScoresMetric):
     """
 
     default_prefix = 'calibration'
+    quantity = 'a calibration'
 
     def __init__(self, num_bins: int = 15, scores: str = 'prob', collect_device: str = 'cpu', prefix: str | None = None) -> None:
         if num_bins < 1:
@@ -115,9 +138,13 @@ class ExitCalibration(ExitScoresMetric):
         self.num_bins = num_bins
         self.scores = scores
 
-    def measure(self, scores_SEK: np.ndarray, labels_S: np.ndarray) -> tuple[dict[str, float], str]:
+    def reduce(self, scores_SEK: np.ndarray, labels_S: np.ndarray) -> dict[str, np.ndarray]:
+        """Confidence, whether right, likelihood and Brier score."""
+        return _confidence_figures(scores_SEK, labels_S, self.scores)
+
+    def measure(self, figures: Mapping[str, np.ndarray], labels_S: np.ndarray) -> tuple[dict[str, float], str]:
         """Calibration over all samples, and a table with a row per exit."""
-        rows = exit_calibrations(scores_SEK, labels_S, self.num_bins, self.scores)
+        rows = _calibrations(figures, self.num_bins)
         metrics = {f'exit{i}_{name}': value for i, row in enumerate(rows, 1) for name, value in row.items()}
         table = exit_table(rows, {'nll': '.4f', 'brier': '.4f'})
         return metrics, f'calibration per exit on {len(labels_S)} samples (ECE over {self.num_bins} bins)\n{table}'

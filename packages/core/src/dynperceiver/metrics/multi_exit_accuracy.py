@@ -1,13 +1,16 @@
-"""Accuracy of every exit."""
+"""Accuracy of every exit.
+
+Shape suffixes: S samples, E exits, K classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..registry import METRICS
-from .collection import ExitScoresMetric, check_scores, exit_table
+from .collection import ExitFiguresMetric, check_scores, exit_table
 
 __all__ = ['MultiExitAccuracy', 'exit_accuracies']
 
@@ -30,22 +33,29 @@ def exit_accuracies(scores_SEK: np.ndarray, labels_S: np.ndarray, topk: Sequence
         ValueError: If there is no sample, a score is not finite, or a label is no class number.
     """
     check_scores(scores_SEK, labels_S, 'an accuracy')
-    num_classes = scores_SEK.shape[2]
-    rows = np.arange(len(labels_S))
+    return _accuracies(_label_ranks(scores_SEK, labels_S), labels_S, topk)
+
+
+def _label_ranks(scores_SEK: np.ndarray, labels_S: np.ndarray) -> np.ndarray:
+    """Number of classes that come before the label's, shape (samples, exits)."""
+    label_S11 = labels_S[:, None, None]
+    own_SE1 = np.take_along_axis(scores_SEK, label_S11, axis=2)
+    tied_SEK = (scores_SEK == own_SE1) & (np.arange(scores_SEK.shape[2]) < label_S11)
+    return np.asarray(np.count_nonzero((scores_SEK > own_SE1) | tied_SEK, axis=2))
+
+
+def _accuracies(rank_SE: np.ndarray, labels_S: np.ndarray, topk: Sequence[int]) -> list[dict[str, float]]:
+    _, class_S, samples_K = np.unique(labels_S, return_inverse=True, return_counts=True)
     results = []
-    for scores_SK in scores_SEK.transpose(1, 0, 2):
-        own = scores_SK[rows, labels_S][:, None]
-        before = np.arange(num_classes)[None] < labels_S[:, None]
-        rank_S = (scores_SK > own).sum(1) + ((scores_SK == own) & before).sum(1)
-        hit_S = rank_S == 0
+    for rank_S in rank_SE.T:
         result = {f'top{k}': float((rank_S < k).mean()) for k in topk}
-        result['mean_class'] = float(np.mean([hit_S[labels_S == label].mean() for label in np.unique(labels_S)]))
+        result['mean_class'] = float((np.bincount(class_S, weights=rank_S == 0) / samples_K).mean())
         results.append(result)
     return results
 
 
 @METRICS.register_module()
-class MultiExitAccuracy(ExitScoresMetric):
+class MultiExitAccuracy(ExitFiguresMetric):
     """Top-1, top-5 and mean-class accuracy of every exit: ``acc/exit1_top1`` .. ``acc/exit4_mean_class``, in [0, 1].
 
     The model's data samples carry ``exit_scores``, shape (exits, classes), and ``gt_label``.
@@ -57,13 +67,18 @@ class MultiExitAccuracy(ExitScoresMetric):
     """
 
     default_prefix = 'acc'
+    quantity = 'an accuracy'
 
     def __init__(self, topk: Sequence[int] = (1, 5), collect_device: str = 'cpu', prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.topk = tuple(topk)
 
-    def measure(self, scores_SEK: np.ndarray, labels_S: np.ndarray) -> tuple[dict[str, float], str]:
+    def reduce(self, scores_SEK: np.ndarray, labels_S: np.ndarray) -> dict[str, np.ndarray]:
+        """Rank of the label, from 0."""
+        return {'rank': _label_ranks(scores_SEK, labels_S)}
+
+    def measure(self, figures: Mapping[str, np.ndarray], labels_S: np.ndarray) -> tuple[dict[str, float], str]:
         """Accuracies over all samples, and a table with a row per exit."""
-        rows = exit_accuracies(scores_SEK, labels_S, self.topk)
+        rows = _accuracies(figures['rank'], labels_S, self.topk)
         metrics = {f'exit{i}_{name}': value for i, row in enumerate(rows, 1) for name, value in row.items()}
         return metrics, f'accuracy per exit on {len(labels_S)} samples\n{exit_table(rows, {})}'

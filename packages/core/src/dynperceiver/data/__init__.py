@@ -1,6 +1,6 @@
 """Data sets that name missing data, skip broken files in training and refuse them in testing; folders of generated data."""
 
-from .bad_samples import BadSampleError, BadSampleMixin
+from .bad_samples import BadSampleError, BadSampleMixin, DatasetError
 from .faults import Fault, Reason
 from .generated import is_generated, make_folder
 from .images import diagnose_image, first_line, jpeg_looks_cut
@@ -8,6 +8,7 @@ from .images import diagnose_image, first_line, jpeg_looks_cut
 __all__ = [
     'BadSampleError',
     'BadSampleMixin',
+    'DatasetError',
     'Fault',
     'Reason',
     'diagnose_image',

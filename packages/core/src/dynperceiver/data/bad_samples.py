@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 
 from .faults import Fault, Reason
 
-__all__ = ['BadSampleError', 'BadSampleMixin']
+__all__ = ['BadSampleError', 'BadSampleMixin', 'DatasetError']
 
 # Draws of another sample before giving up. BaseDataset's 1000 would decode for minutes before saying that no file is usable.
 _MAX_REFETCH = 100
@@ -24,6 +24,10 @@ _MAX_REFETCH = 100
 
 class BadSampleError(RuntimeError):
     """A sample's file cannot be used, and it must not be skipped; the message names path, reason and remedy."""
+
+
+class DatasetError(ValueError):
+    """Annotations or folders are not as a data set needs them; the message names them and says what to do."""
 
 
 class BadSampleMixin(BaseDataset):
@@ -81,8 +85,17 @@ class BadSampleMixin(BaseDataset):
     # What BaseDataset calls.
 
     def full_init(self) -> None:
-        """Load the annotations and make room for the marks."""
-        super().full_init()
+        """Load the annotations and make room for the marks.
+
+        Raises:
+            DatasetError: If the annotations or folders are not as the data set needs them.
+        """
+        try:
+            super().full_init()
+        except DatasetError:
+            raise
+        except ValueError as error:
+            raise DatasetError(str(error)) from error
         if len(self._marks) != len(self):
             self._make_marks()
 

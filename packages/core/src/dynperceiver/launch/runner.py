@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..data import BadSampleError, DatasetError
 from ..hooks import CheckpointError, CheckpointFileHook
 from .options import UsageError
 
@@ -48,15 +49,18 @@ def build_runner(cfg: Config) -> Runner:
 def run_tool(main: Callable[[], None], *expected: type[Exception]) -> None:
     """Run a tool's main function; what its user can put right ends it with the message alone, since no traceback would say more.
 
-    That is a missing file, one that must not be overwritten, a checkpoint that cannot be used, and a command line that cannot be
-    followed.
+    That is a missing file, one that must not be overwritten, a checkpoint or data that cannot be used, and a command line that cannot
+    be followed.
 
     Args:
         main: The tool.
         expected: Further exceptions of this kind.
     """
-    caught: tuple[type[Exception], ...] = (FileNotFoundError, FileExistsError, CheckpointError, UsageError, *expected)
+    data: tuple[type[Exception], ...] = (DatasetError, BadSampleError)
+    caught: tuple[type[Exception], ...] = (FileNotFoundError, FileExistsError, CheckpointError, UsageError, *data, *expected)
     try:
         main()
     except caught as error:
-        sys.exit(f'error: {error}')
+        # What a DataLoader's worker raised comes with the worker's traceback, whose last line begins with the error's name.
+        text = str(error)
+        sys.exit(f'error: {text.rpartition(f"{type(error).__name__}: ")[2] if isinstance(error, data) else text}')

@@ -1,4 +1,4 @@
-"""Train and test configs with several seeds, and print the accuracy of each exit as mean and spread, beside its cost.
+"""Train and test configs with several seeds, and print accuracy (or another metric) of each exit as mean and spread, beside its cost.
 
   python benchmarks/seeds.py configs/classification/{dynperceiver-r18x0.25,r18x0.25}_cifar10.py --seeds 0 1 2 --jobs 2
 
@@ -35,8 +35,8 @@ def call(tool: str, log: Path, *arguments: str | Path) -> None:
         raise SystemExit(f'{" ".join(command)}\nfailed with exit code {result.returncode}; see {log}')
 
 
-def train_and_test(config: Path, seed: int, folder: Path) -> list[float]:
-    """Accuracies of the exits of one run, from its files where it is finished."""
+def train_and_test(config: Path, seed: int, folder: Path, metric: str) -> list[float]:
+    """A metric of the exits of one run, from its files where it is finished."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MINUTES).is_file():
         start = time.time()
@@ -48,9 +48,9 @@ def train_and_test(config: Path, seed: int, folder: Path) -> list[float]:
         call('test.py', folder / 'test.log', config, checkpoint, '--work-dir', folder / 'test')
         newest = max((folder / 'test').glob('*/*.json'), key=lambda path: path.stat().st_mtime)
         result.write_text(newest.read_text())
-    accuracies = read_exit_accuracies(result)
-    print(f'{config.stem} seed {seed}: ' + ' / '.join(f'{100 * value:.2f}' for value in accuracies), file=sys.stderr, flush=True)
-    return accuracies
+    values = read_exit_accuracies(result, metric)
+    print(f'{config.stem} seed {seed}: ' + ' / '.join(f'{100 * value:.2f}' for value in values), file=sys.stderr, flush=True)
+    return values
 
 
 def row(config: Path, runs: list[list[float]]) -> str:
@@ -69,18 +69,18 @@ def main() -> None:
     parser.add_argument('configs', nargs='+', type=Path)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='(default: 0 1 2)')
     parser.add_argument('--jobs', type=int, default=1, help='trainings at the same time, each on one thread (default: %(default)s)')
+    parser.add_argument('--metric', default='top1', help='what to print, for example top5, ece, brier (default: %(default)s)')
     parser.add_argument('--out-dir', type=Path, default=ROOT / 'work_dirs' / 'seeds', help='(default: work_dirs/seeds)')
     args = parser.parse_args()
     jobs = [(config, seed) for seed in args.seeds for config in args.configs]
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda job: train_and_test(*job, args.out_dir.resolve() / job[0].stem / f'seed{job[1]}'), jobs))
+        results = list(pool.map(lambda job: train_and_test(*job, args.out_dir.resolve() / job[0].stem / f'seed{job[1]}', args.metric), jobs))
     by_config = {config: [result for job, result in zip(jobs, results, strict=True) if job[0] == config] for config in args.configs}
-    print(f'top-1 accuracy (%) per exit, mean ± standard deviation over seeds {", ".join(map(str, args.seeds))}\n')
-    print('| config | accuracy at the exits | MMACs at the exits |\n| --- | --- | --- |')
+    print(f'{args.metric} (%) per exit, mean ± standard deviation over seeds {", ".join(map(str, args.seeds))}\n')
+    print(f'| config | {args.metric} at the exits | MMACs at the exits |\n| --- | --- | --- |')
     for config, runs in by_config.items():
         print(row(config, runs))
-    json_path = args.out_dir / 'seeds.json'
-    json_path.write_text(json.dumps({config.stem: runs for config, runs in by_config.items()}, indent=2) + '\n')
+    (args.out_dir / f'seeds_{args.metric}.json').write_text(json.dumps({config.stem: runs for config, runs in by_config.items()}, indent=2) + '\n')
 
 
 if __name__ == '__main__':

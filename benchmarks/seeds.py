@@ -74,13 +74,15 @@ def main() -> None:
     args = parser.parse_args()
     jobs = [(config, seed) for seed in args.seeds for config in args.configs]
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda job: train_and_test(*job, args.out_dir.resolve() / job[0].stem / f'seed{job[1]}', args.metric), jobs))
+        folders = [args.out_dir.resolve() / config.stem / f'seed{seed}' for config, seed in jobs]
+        results = list(pool.map(lambda job, folder: train_and_test(*job, folder, args.metric), jobs, folders))
     by_config = {config: [result for job, result in zip(jobs, results, strict=True) if job[0] == config] for config in args.configs}
     print(f'{args.metric} (%) per exit, mean ± standard deviation over seeds {", ".join(map(str, args.seeds))}\n')
     print(f'| config | {args.metric} at the exits | MMACs at the exits |\n| --- | --- | --- |')
     for config, runs in by_config.items():
         print(row(config, runs))
-    (args.out_dir / f'seeds_{args.metric}.json').write_text(json.dumps({config.stem: runs for config, runs in by_config.items()}, indent=2) + '\n')
+    by_name = {config.stem: runs for config, runs in by_config.items()}
+    (args.out_dir / f'seeds_{args.metric}.json').write_text(json.dumps(by_name, indent=2) + '\n')
 
 
 if __name__ == '__main__':

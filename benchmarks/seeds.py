@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument('--metric', default='top1', help='what to print, for example top5, ece, brier (default: %(default)s)')
     parser.add_argument('--out-dir', type=Path, default=ROOT / 'work_dirs' / 'seeds', help='(default: work_dirs/seeds)')
     args = parser.parse_args()
+    args.configs = [config.resolve() for config in args.configs]  # the tools run in the repository's root
     jobs = [(config, seed) for seed in args.seeds for config in args.configs]
     with ThreadPoolExecutor(args.jobs) as pool:
         folders = [args.out_dir.resolve() / config.stem / f'seed{seed}' for config, seed in jobs]

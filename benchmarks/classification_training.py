@@ -89,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor()
+    device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
     precision = 'bf16' if args.amp else 'fp32'
     print(f'batch {args.batch_size}, {args.size}x{args.size}, {precision}, {torch.get_num_threads()} threads, '
           f'torch {torch.__version__}, {device}')

@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument('--amp', action='store_true', help='bf16 mixed precision')
     parser.add_argument('--augment', action='store_true', help='with the batch augmentation of the recipe')
     args = parser.parse_args()
+    if args.amp and args.device == 'cpu':
+        parser.error("--amp needs --device cuda: MMEngine's mixed precision works on GPUs only")
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()

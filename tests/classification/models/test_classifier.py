@@ -102,6 +102,21 @@ def test_loss_mode_gives_terms_and_accuracies(type_: str) -> None:
     torch.testing.assert_close(loss, sum(terms.values()))
 
 
+@each_type
+def test_bf16_gives_nearly_the_same_loss(type_: str) -> None:
+    model = _classifier(type_)
+    batch = _prepared(model)
+    full = model(**batch, mode='loss')
+    with torch.autocast('cpu', torch.bfloat16):
+        half = model(**batch, mode='loss')
+    for name in full:
+        if 'loss' in name:
+            assert half[name].dtype == torch.float32
+            torch.testing.assert_close(half[name], full[name], rtol=0.02, atol=0.02)
+    sum(value for name, value in half.items() if 'loss' in name).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
 def test_topk_is_a_setting() -> None:
     model = _classifier(topk=(2,))
     names = list(model(**_prepared(model), mode='loss'))

@@ -16,7 +16,7 @@ setup: ## make or update .venv with the pinned stack (a second time: nothing to 
 demo: setup ## the main job end to end on small made clips; results in work_dirs/demo
 	@.venv/bin/python tools/demo.py
 
-demo-images: setup ## image classification end to end, in two minutes; results in work_dirs/demo_images
+demo-images: setup ## image classification end to end, in minutes; results in work_dirs/demo_images
 	@.venv/bin/python tools/demo.py --task images
 
 test: setup ## the test suite (offline, on the CPU); pass options by ARGS="-k name"

@@ -24,6 +24,7 @@ from dynperceiver.viz import read_exit_accuracies
 
 ROOT = Path(__file__).resolve().parent.parent
 MINUTES = 'minutes.txt'
+NO_SHARES = ('nll', 'brier')  # metrics that are not shares of the samples, and not printed in percent
 
 
 def call(tool: str, log: Path, *arguments: str | Path) -> None:
@@ -49,16 +50,21 @@ def train_and_test(config: Path, seed: int, folder: Path, metric: str) -> list[f
         newest = max((folder / 'test').glob('*/*.json'), key=lambda path: path.stat().st_mtime)
         result.write_text(newest.read_text())
     values = read_exit_accuracies(result, metric)
-    print(f'{config.stem} seed {seed}: ' + ' / '.join(f'{100 * value:.2f}' for value in values), file=sys.stderr, flush=True)
+    print(f'{config.stem} seed {seed}: ' + ' / '.join(f'{scale(metric) * value:.2f}' for value in values), file=sys.stderr, flush=True)
     return values
 
 
-def row(config: Path, runs: list[list[float]]) -> str:
+def scale(metric: str) -> int:
+    """By what a metric is multiplied to be read."""
+    return 1 if metric in NO_SHARES else 100
+
+
+def row(config: Path, runs: list[list[float]], metric: str) -> str:
     """A line of the table: mean and standard deviation over the runs, and GMACs, of each exit."""
     cells = []
     for values in zip(*runs, strict=True):
-        spread = f' ± {100 * statistics.stdev(values):.2f}' if len(values) > 1 else ''
-        cells.append(f'{100 * statistics.mean(values):.2f}{spread}')
+        spread = f' ± {scale(metric) * statistics.stdev(values):.2f}' if len(values) > 1 else ''
+        cells.append(f'{scale(metric) * statistics.mean(values):.2f}{spread}')
     gmacs = [f'{1e3 * cost["cost_gmacs"]:.1f}' for cost in costs_of_config(read_config(config))['exits']]
     return f'| `{config.stem}` | {" / ".join(cells)} | {" / ".join(gmacs)} |'
 
@@ -78,10 +84,11 @@ def main() -> None:
         folders = [args.out_dir.resolve() / config.stem / f'seed{seed}' for config, seed in jobs]
         results = list(pool.map(lambda job, folder: train_and_test(*job, folder, args.metric), jobs, folders))
     by_config = {config: [result for job, result in zip(jobs, results, strict=True) if job[0] == config] for config in args.configs}
-    print(f'{args.metric} (%) per exit, mean ± standard deviation over seeds {", ".join(map(str, args.seeds))}\n')
+    unit = ' (%)' if scale(args.metric) == 100 else ''
+    print(f'{args.metric}{unit} per exit, mean ± standard deviation over seeds {", ".join(map(str, args.seeds))}\n')
     print(f'| config | {args.metric} at the exits | MMACs at the exits |\n| --- | --- | --- |')
     for config, runs in by_config.items():
-        print(row(config, runs))
+        print(row(config, runs, args.metric))
     by_name = {config.stem: runs for config, runs in by_config.items()}
     (args.out_dir / f'seeds_{args.metric}.json').write_text(json.dumps(by_name, indent=2) + '\n')
 

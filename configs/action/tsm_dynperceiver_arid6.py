@@ -17,5 +17,9 @@ param_scheduler = [
     dict(type='mmengine.CosineAnnealingLR', by_epoch=True, begin=5, end=max_epochs, eta_min_ratio=0.01, convert_to_iter_based=True),
 ]
 # With 10 steps per epoch single epochs differ much: test the average over the last hundred steps.
-custom_hooks = [*_base_.custom_hooks, dict(type='mmengine.EMAHook', momentum=0.01, update_buffers=True, begin_epoch=5)]
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='mmengine.EMAHook', momentum=0.01, update_buffers=True, begin_epoch=5),
+    dict(type='dynperceiver.SyncAveragedBuffersHook'),
+]
 input_shape = (64, 80)

@@ -19,6 +19,7 @@ auto_scale_lr = dict(enable=False, base_batch_size=1024)
 custom_hooks = [
     *_base_.custom_hooks,
     dict(type='mmengine.EMAHook', ema_type='mmengine.ExponentialMovingAverage', momentum=1e-4, update_buffers=True),
+    dict(type='dynperceiver.SyncAveragedBuffersHook'),
 ]
 default_hooks = dict(logger=dict(interval=100))
 log_processor = dict(window_size=100)

@@ -211,3 +211,19 @@ def test_images_of_a_batch_may_come_as_a_list() -> None:
     expected = model.test_step(random_batch())
     found = model.test_step(dict(batch, inputs=list(batch['inputs'])))
     assert all(torch.equal(one.exit_scores, same.exit_scores) for one, same in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize('label', [-1, NUM_CLASSES])
+def test_labels_out_of_range_are_not_mixed(label: int) -> None:
+    model = _classifier(data_preprocessor=dict(type='dynperceiver_cls.ClsDataPreprocessor', mixing=MIXING))
+    batch = random_batch()
+    batch['data_samples'][3].gt_label = label
+    with pytest.raises(ValueError, match=r'labels of this batch run from .* the model has 5 classes; set .*mixing\.num_classes'):
+        model.data_preprocessor(batch, training=True)
+
+
+def test_mixing_of_another_number_of_classes() -> None:
+    mixing = dict(MIXING, num_classes=NUM_CLASSES + 2)
+    model = _classifier(data_preprocessor=dict(type='dynperceiver_cls.ClsDataPreprocessor', mixing=mixing))
+    with pytest.raises(ValueError, match=r'targets of 7 classes, but the model has 5; set model\.data_preprocessor\.mixing\.num_classes'):
+        model(**_prepared(model, training=True), mode='loss')

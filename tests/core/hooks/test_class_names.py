@@ -60,8 +60,9 @@ def test_validation_data_must_have_the_classes_of_the_training_data(tmp_path: Pa
         make_runner(tmp_path / folder, TinyModel(), None, custom_hooks=[HOOK], val_dataloader=validation, train_cfg=cfg).train()
 
     train('same', CLASSES)
-    with pytest.raises(CheckpointError, match=r"the model was trained on other classes .*class 2 is 'cat' there and 'dog' here"):
+    with pytest.raises(CheckpointError, match=r"other classes .*5 names in the training set, .*class 2 is 'cat' there and 'dog' here"):
         train('swapped', SWAPPED)
+    assert not list((tmp_path / 'swapped').glob('*.pth')), 'said before anything is trained'
 
 
 def test_the_first_differences_are_told(trained: Path, tmp_path: Path) -> None:

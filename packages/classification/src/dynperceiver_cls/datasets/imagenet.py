@@ -59,7 +59,8 @@ class ImageNet(ImageFolder):
         if len(classes) != self.num_classes:
             raise ValueError(
                 f'{root} has {len(classes)} class folders ({in_words(classes, 3)}), but there must be {self.num_classes}; unpack all '
-                f'archives, or set num_classes={len(classes)} here and in the model for a subset.'
+                f'archives, or for a subset set num_classes={len(classes)} here, in '
+                'model.backbone and in model.data_preprocessor.mixing.'
             )
         return samples
 

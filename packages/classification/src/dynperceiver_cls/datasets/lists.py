@@ -55,18 +55,22 @@ def read_name_label_list(path: str) -> list[tuple[str, int]]:
     Raises:
         ValueError: If a line is something else, or there is none.
     """
+    try:
+        with open(path, encoding='utf-8') as file:
+            lines = file.readlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is no UTF-8 text ({error}); save it as UTF-8.') from error
     rows = []
-    with open(path, encoding='utf-8') as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            name, _, label = line.strip().rpartition(' ')
-            if not name or not re.fullmatch(r'\d+', label):
-                raise ValueError(
-                    f'{path}, line {number}: {line.strip()!r} must be a name, a space and a class number of 0 or more; for other lists, '
-                    'use dynperceiver_cls.CSVImages.'
-                )
-            rows.append((name.strip(), int(label)))
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(' ')
+        if not name or not re.fullmatch(r'\d+', label):
+            raise ValueError(
+                f'{path}, line {number}: {line.strip()!r} must be a name, a space and a class number of 0 or more; for other lists, '
+                'use dynperceiver_cls.CSVImages.'
+            )
+        rows.append((name.strip(), int(label)))
     if not rows:
         raise ValueError(f'{path} names no image; it must have a line `NAME LABEL` for each.')
     return rows

@@ -16,7 +16,7 @@ from dynperceiver.losses import batch_accuracies
 
 from ..registry import MODELS
 from ..structures import ClsDataSample
-from .data_preprocessor import labels_of
+from .data_preprocessor import check_labels, labels_of
 
 __all__ = ['DynPerceiverClassifier']
 
@@ -79,15 +79,16 @@ class DynPerceiverClassifier(BaseModel):
 
     def loss(self, inputs: Tensor, data_samples: Sequence[ClsDataSample], targets: Tensor | None = None) -> dict[str, Tensor]:
         """Loss terms, and the batch's accuracy per exit."""
+        num_classes = self.backbone.num_classes
         if targets is None:
-            labels = labels_of(data_samples)  # looked at before they go to the device, where looking would wait for it
-            num_classes = self.backbone.num_classes
-            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-                raise ValueError(
-                    f'labels of this batch run from {int(labels.min())} to {int(labels.max())}, but the model has {num_classes} classes; '
-                    'set model.backbone.num_classes to that of the data set, or correct the labels'
-                )
+            labels = labels_of(data_samples)
+            check_labels(labels, num_classes, 'model.backbone.num_classes')
             targets = labels.to(inputs.device)
+        elif targets.shape[1] != num_classes:
+            raise ValueError(
+                f'images are mixed with targets of {targets.shape[1]} classes, but the model has {num_classes}; set '
+                'model.data_preprocessor.mixing.num_classes and model.backbone.num_classes to that of the data set'
+            )
         logits = self.backbone(inputs)
         return {**self.loss_module(logits, targets), **batch_accuracies(logits, targets, self.topk)}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 
-__all__ = ['ClsDataPreprocessor', 'labels_of']
+__all__ = ['ClsDataPreprocessor', 'check_labels', 'labels_of']
 
 
 def labels_of(data_samples: Sequence[Any], device: torch.device | str | None = None) -> Tensor:
@@ -30,6 +30,24 @@ def labels_of(data_samples: Sequence[Any], device: torch.device | str | None = N
             'file, or use predict for images without labels'
         )
     return torch.tensor([int(sample.gt_label) for sample in data_samples], device=device)
+
+
+def check_labels(labels_B: Tensor, num_classes: int, setting: str) -> None:
+    """Check class numbers while they are on the CPU; on a GPU the check would wait for the device.
+
+    Args:
+        labels_B: Class numbers.
+        num_classes: How many there may be.
+        setting: Where that is set, for the message.
+
+    Raises:
+        ValueError: If one is negative or too large.
+    """
+    if len(labels_B) and not 0 <= int(labels_B.min()) <= int(labels_B.max()) < num_classes:
+        raise ValueError(
+            f'labels of this batch run from {int(labels_B.min())} to {int(labels_B.max())}, but the model has {num_classes} classes; '
+            f'set {setting} to that of the data set, or correct the labels'
+        )
 
 
 @MODELS.register_module()
@@ -79,7 +97,7 @@ class ClsDataPreprocessor(BaseDataPreprocessor):
             ``inputs``, float32 (B, 3, H, W), channels-last; ``data_samples``; and where images were mixed ``targets``, (B, K).
 
         Raises:
-            ValueError: If images in a list are of different sizes, or a label to mix is missing.
+            ValueError: If images in a list are of different sizes, or a label to mix is missing or no class.
         """
         data = self.cast_data(dict(data))
         images_BCHW, samples = self._stack(data['inputs']), data.get('data_samples')
@@ -94,7 +112,11 @@ class ClsDataPreprocessor(BaseDataPreprocessor):
             images_BCHW = augment(images_BCHW)
         if self.mixing is None or samples is None:
             return dict(inputs=images_BCHW, data_samples=samples)
-        images_BCHW, targets_BK = self.mixing(images_BCHW, labels_of(samples, images_BCHW.device))
+        labels_B = labels_of(samples)
+        if hasattr(self.mixing, 'num_classes'):
+            settings = 'model.backbone.num_classes and model.data_preprocessor.mixing.num_classes'
+            check_labels(labels_B, self.mixing.num_classes, settings)
+        images_BCHW, targets_BK = self.mixing(images_BCHW, labels_B.to(images_BCHW.device))
         return dict(inputs=images_BCHW, data_samples=samples, targets=targets_BK)
 
     @staticmethod

@@ -92,9 +92,9 @@ class BadSampleMixin(BaseDataset):
         """
         try:
             super().full_init()
-        except DatasetError:
-            raise
         except ValueError as error:
+            if type(error) is not ValueError:  # kinds of their own, such as UnicodeDecodeError, are not messages for people
+                raise
             raise DatasetError(str(error)) from error
         if len(self._marks) != len(self):
             self._make_marks()

@@ -1,6 +1,7 @@
 """Hooks for MMEngine's runner."""
 
 from ..checkpoint import CheckpointError
+from .averaged_buffers import SyncAveragedBuffersHook
 from .checkpoint_file import CheckpointFileHook, checkpoint_name
 from .class_names import ClassNamesHook
 from .datasets import innermost_datasets
@@ -21,6 +22,7 @@ __all__ = [
     'ResumableRandomnessHook',
     'SeedSample',
     'SkippedSampleHook',
+    'SyncAveragedBuffersHook',
     'TestScalarsHook',
     'checkpoint_name',
     'describe_exits',

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
+from mmengine.runner.loops import BaseLoop
 
 from ..checkpoint import CheckpointError
 from ..registry import HOOKS
@@ -29,7 +30,7 @@ def _names(metainfo: Any) -> tuple[str, ...]:
     return () if names == tuple(map(str, range(len(names)))) else names
 
 
-def _differences(trained: Sequence[str], given: Sequence[str], limit: int = 3) -> str:
+def _differences(trained: Sequence[str], given: Sequence[str], source: str, limit: int = 3) -> str:
     def name(names: Sequence[str], label: int) -> str:
         return repr(names[label]) if label < len(names) else 'none'
 
@@ -38,7 +39,7 @@ def _differences(trained: Sequence[str], given: Sequence[str], limit: int = 3) -
     listed = '; '.join(f'class {label} is {name(trained, label)} there and {name(given, label)} here' for label in places[:limit])
     more = f'; and {len(places) - limit} more' if len(places) > limit else ''
     order = 'the same names in another order: ' if sorted(trained) == sorted(given) else ''
-    return f'{len(trained)} names in the checkpoint, {len(given)} in the data set, {order}{listed}{more}'
+    return f'{len(trained)} names in {source}, {len(given)} in the data set, {order}{listed}{more}'
 
 
 @HOOKS.register_module()
@@ -58,24 +59,27 @@ class ClassNamesHook(Hook):
         self.strict = strict
         self._trained: tuple[str, ...] = ()
         self._checkpoint = ''
+        self._source = 'the checkpoint'
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Remember the checkpoint's names until it shows what it is for."""
         meta = checkpoint.get('meta')
         self._trained = _names(meta.get('dataset_meta')) if isinstance(meta, dict) else ()
-        self._checkpoint = checkpoint_name(runner)
+        self._checkpoint, self._source = checkpoint_name(runner), 'the checkpoint'
 
     def before_train(self, runner: Runner) -> None:
-        """Check before the first epoch.
+        """Check before the first epoch, the validation data, too.
 
         Raises:
-            CheckpointError: If the training is resumed with other names.
+            CheckpointError: If the training is resumed with other names, or the validation data has others than the training data.
         """
         dataset = runner.train_dataloader.dataset
         self._check(dataset, refuse=bool(runner._resume or runner.iter > 0), resumed=True)
         # From here on the weights are of the training set's classes.
         self._trained = next((names for inner in innermost_datasets(dataset) if (names := _names(getattr(inner, 'metainfo', None)))), ())
-        self._checkpoint = 'the model'
+        self._checkpoint, self._source = 'the model', 'the training set'
+        if isinstance(runner._val_loop, BaseLoop):  # built before training begins
+            self._check(runner._val_loop.dataloader.dataset, refuse=True)
 
     def before_val(self, runner: Runner) -> None:
         """Check before a validation, on its own or of a training.
@@ -100,7 +104,8 @@ class ClassNamesHook(Hook):
             given = _names(getattr(inner, 'metainfo', None))
             if not self._trained or not given or given == self._trained:
                 continue
-            fact = f'{self._checkpoint} was trained on other classes than {type(inner).__name__} has ({_differences(self._trained, given)})'
+            differences = _differences(self._trained, given, self._source)
+            fact = f'{self._checkpoint} was trained on other classes than {type(inner).__name__} has ({differences})'
             if not refuse:
                 print_log(f'{fact}; the new training gives its labels their new meaning', logger='current', level=logging.WARNING)
             elif not self.strict:

@@ -6,7 +6,7 @@ Shapes: H height, W width, 3 colours (RGB), E exits, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +103,14 @@ class DrawExitsHook(Hook):
         """
         if not self.enable or not outputs:
             return
-        classes = runner.test_dataloader.dataset.metainfo.get('classes')
+        dataset = runner.test_dataloader.dataset
+        classes = dataset.metainfo.get('classes')
         for inputs, sample in zip(data_batch['inputs'], outputs, strict=True):
             # The sampler deals the test set out to the ranks like cards.
             index = self._num_seen * get_world_size() + get_rank()
             self._num_seen += 1
-            if index % self.interval:
+            padding = isinstance(dataset, Sized) and index >= len(dataset)  # samples that come again so that every rank has as many
+            if index % self.interval or padding:
                 continue
             title, stem = self.names(sample)
             picture_HW3 = self.draw(inputs, [title, *describe_exits(sample, classes)])

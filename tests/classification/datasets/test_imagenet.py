@@ -60,7 +60,7 @@ def test_default_is_the_splits_own_folder(root: Path) -> None:
 
 
 def test_number_of_classes(root: Path) -> None:
-    text = f'{root}/val has 3 class folders (n01440764, n01443537, n01484850), but there must be 1000; unpack all archives, or for a subset set num_'
+    text = f'{root}/val has 3 class folders (n01440764, n01443537, n01484850), but there must be 1000; unpack all archives, or for'
     with pytest.raises(ValueError, match=re.escape(text)):
         ImageNet(str(root), 'val')
     with pytest.raises(ValueError, match='there are 3 classes, but num_classes=4; set num_classes=3'):

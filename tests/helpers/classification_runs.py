@@ -31,6 +31,7 @@ default_hooks = dict(logger=dict(interval=1))
 custom_hooks = [
     *_base_.custom_hooks,
     dict(type='mmengine.EMAHook', ema_type='mmengine.ExponentialMovingAverage', momentum=1e-4, update_buffers=True),
+    dict(type='dynperceiver.SyncAveragedBuffersHook'),
 ]
 log_processor = dict(window_size=1)
 input_shape = ({size}, {size})

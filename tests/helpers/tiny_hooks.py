@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -85,6 +85,7 @@ class RecordRankHook(Hook):
             start=self.start,
             after_step=self.after_step,
             end=self._weights(runner, buffers=True),
+            averages=[self._digest(hook.ema_model.state_dict()) for hook in runner.hooks if isinstance(hook, EMAHook)],
             wrapped=is_model_wrapper(wrapper),
             find_unused_parameters=getattr(wrapper, 'find_unused_parameters', None),
         )
@@ -93,7 +94,10 @@ class RecordRankHook(Hook):
     @staticmethod
     def _weights(runner: Runner, buffers: bool = False) -> str:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        tensors = model.state_dict() if buffers else dict(model.named_parameters())
+        return RecordRankHook._digest(model.state_dict() if buffers else dict(model.named_parameters()))
+
+    @staticmethod
+    def _digest(tensors: dict[str, torch.Tensor]) -> str:
         digest = hashlib.sha256()
         for name, tensor in tensors.items():
             digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())

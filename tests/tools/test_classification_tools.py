@@ -124,6 +124,7 @@ def test_two_processes_end_with_the_same_weights(ranks: list[dict[str, Any]]) ->
     assert ranks[0]['start'] == ranks[1]['start']
     assert ranks[0]['after_step'] == ranks[1]['after_step'] != ranks[0]['start']
     assert ranks[0]['end'] == ranks[1]['end']  # running statistics of the norms included
+    assert len(ranks[0]['averages']) == 1 and ranks[0]['averages'] == ranks[1]['averages']  # those of the averaged weights, too
 
 
 def test_two_processes_train_each_on_its_own_half_without_unused_parameters(

@@ -1,4 +1,4 @@
-# CIFAR-10 enlarged to 64x64, a narrow ResNet-18 with 32 latents: about nine minutes on one CPU core.
+# CIFAR-10 enlarged to 64x64, a narrow ResNet-18 with 32 latents: about twelve minutes on one CPU core.
 _base_ = [
     '../_base_/models/classifier_dynperceiver_small.py',
     '../_base_/datasets/cifar10_jpeg.py',

@@ -182,7 +182,11 @@ def test_the_rest_of_a_detector_is_not_tested_at_random(file: Path, tmp_path: Pa
 def test_loops_tell_a_training_from_a_test(weights: dict[str, dict[str, Tensor]]) -> None:
     loop = BaseLoop.__new__(type('Loop', (BaseLoop,), {'run': lambda self: None}))
     for state in ({}, {'_train_loop': loop}, {'_train_loop': loop, '_val_loop': loop}, {'_test_loop': {'type': 'TestLoop'}}):
-        load_with(ReferenceCheckpointHook(), detector(), {'model': weights['model']}, **state)
+        model = detector()
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        load_with(ReferenceCheckpointHook(), model, {'model': weights['model']}, **state)
+        changed = {key.partition('.')[0] for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+        assert changed == {'backbone'}, 'loaded with a warning, as for a training'
 
 
 @pytest.mark.parametrize(

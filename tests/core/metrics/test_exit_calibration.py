@@ -104,7 +104,9 @@ def test_a_label_of_no_probability() -> None:
 
 def test_means_of_several_softmaxes_in_half_precision_pass() -> None:
     probabilities = torch.randn(20, 3, 4, 50).softmax(-1).bfloat16().mean(1)
-    exit_calibrations(probabilities.float().numpy(), np.zeros(20, dtype=int))
+    figures = exit_calibrations(probabilities.float().numpy(), np.zeros(20, dtype=int))
+    confidences = probabilities.float().amax(-1).mean(0).tolist()
+    assert [one['confidence'] for one in figures] == pytest.approx(confidences, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,14 @@ def _start_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def _let_no_workers_persist(cfg: Config) -> None:
+    """``num_workers=0``, as people set it to debug, goes with no ``persistent_workers``, which torch would refuse."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        if loader.get('num_workers') == 0 and loader.get('persistent_workers'):
+            loader['persistent_workers'] = False
+
+
 def train_config(args: argparse.Namespace) -> Config:
     """Config of a training with the flags merged in; ``--cfg-options`` have the last word.
 
@@ -131,6 +139,7 @@ def train_config(args: argparse.Namespace) -> Config:
                 f'checkpoint {cfg.load_from} to resume from is missing; --resume without a file takes the newest in the work dir'
             )
     cfg.merge_from_dict(args.cfg_options or {})
+    _let_no_workers_persist(cfg)
     # What follows switches parts of the config on or off as a whole, whatever --cfg-options made of them.
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
@@ -208,6 +217,7 @@ def test_config(args: argparse.Namespace) -> Config:
     if args.show or args.show_dir:
         _draw_predictions(cfg, args)
     cfg.merge_from_dict(args.cfg_options or {})
+    _let_no_workers_persist(cfg)
     # What follows wraps parts of the config, with what --cfg-options made of them inside.
     if args.tta:
         _augment_test(cfg)

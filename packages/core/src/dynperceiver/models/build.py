@@ -40,6 +40,27 @@ def _last_writing_stage(num_stages: int, z2x: bool, last_z2x: bool) -> int:
     return min(num_stages, 3)
 
 
+def _check_numbers(num_latents: int, num_classes: int | None, num_frames: int, num_stages: int, early_exits: str) -> None:
+    if num_latents < 8 or num_latents % 8:
+        raise ValueError(
+            f'num_latents={num_latents} is not divisible by 8: three token mixers halve the tokens; choose a positive multiple of 8, for '
+            'example 32, 64, 128, 192, 256 or 512'
+        )
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f'num_classes={num_classes}: pass the number of classes, or None for a backbone without exits')
+    if num_frames < 1:
+        raise ValueError(f'num_frames={num_frames}: a clip has at least one frame; pass 1 for images')
+    if not 1 <= num_stages <= 4 or (num_classes is not None and num_stages < 4):
+        raise ValueError(
+            f'num_stages={num_stages} with num_classes={num_classes}: 4 stages with exits, 1 to 4 in a backbone (num_classes=None)'
+        )
+    if early_exits not in EARLY_EXITS:
+        raise ValueError(
+            f'early_exits={early_exits!r}: choose the branch of exits 1 and 2, {" or ".join(map(repr, EARLY_EXITS))}; to train without '
+            'early exits, set exit_weights=(0, 0, 0, 1), distill_weight=0 in the loss and fkt=False here'
+        )
+
+
 def build_model(
     feature_branch: str,
     *,
@@ -90,24 +111,7 @@ def build_model(
     Raises:
         ValueError: For an unknown name or a number outside its rule; the message says the remedy.
     """
-    if num_latents < 8 or num_latents % 8:
-        raise ValueError(
-            f'num_latents={num_latents} is not divisible by 8: three token mixers halve the tokens; choose a positive multiple of 8, for '
-            'example 32, 64, 128, 192, 256 or 512'
-        )
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f'num_classes={num_classes}: pass the number of classes, or None for a backbone without exits')
-    if num_frames < 1:
-        raise ValueError(f'num_frames={num_frames}: a clip has at least one frame; pass 1 for images')
-    if not 1 <= num_stages <= 4 or (num_classes is not None and num_stages < 4):
-        raise ValueError(
-            f'num_stages={num_stages} with num_classes={num_classes}: 4 stages with exits, 1 to 4 in a backbone (num_classes=None)'
-        )
-    if early_exits not in EARLY_EXITS:
-        raise ValueError(
-            f'early_exits={early_exits!r}: choose the branch of exits 1 and 2, {" or ".join(map(repr, EARLY_EXITS))}; to train without '
-            'early exits, set exit_weights=(0, 0, 0, 1), distill_weight=0 in the loss and fkt=False here'
-        )
+    _check_numbers(num_latents, num_classes, num_frames, num_stages, early_exits)
     latent_stages = 4 if num_classes is not None else _last_writing_stage(num_stages, z2x, last_z2x)
     depths = _depths(depth_factors)
     branch = build_feature_branch(

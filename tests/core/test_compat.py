@@ -2,9 +2,11 @@
 
 import argparse
 import importlib.util
+import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,14 +44,111 @@ def safe():
     return {f'{function.__module__}.{function.__name__}': function for function in compat.safe_callables()}
 
 
-def run(code, *arguments):
-    return subprocess.run([sys.executable, '-c', code, *map(str, arguments)], capture_output=True, text=True)
+def run(code, *arguments, **environment):
+    command = [sys.executable, '-c', code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
 def test_a_checkpoint_of_mmengine_is_refused_without_and_read_with_the_repair(checkpoint):
     without, repaired = run(LOAD, checkpoint), run(APPLY + LOAD, checkpoint)
     assert without.returncode != 0 and 'HistoryBuffer' in without.stderr  # if this is read nowadays, the repair can go
     assert (repaired.returncode, repaired.stdout.strip()) == (0, '0.75'), repaired.stderr
+
+
+@pytest.mark.parametrize(
+    'imports', ['import dynperceiver, torch', 'import torch, dynperceiver', 'import mmengine, dynperceiver, torch']
+)
+def test_checkpoints_are_read_whatever_the_order_of_imports(checkpoint, imports):
+    result = run(f'{imports}; {LOAD}', checkpoint)
+    assert (result.returncode, result.stdout.strip()) == (0, '0.75'), result.stderr
+
+
+def test_mmengine_resumes_after_the_import_of_the_package_alone(checkpoint):
+    code = 'import sys, dynperceiver; from mmengine.runner import CheckpointLoader; '
+    code += 'print(CheckpointLoader.load_checkpoint(sys.argv[1], map_location="cpu")["message_hub"]["runtime_info"]["iter"])'
+    result = run(code, checkpoint)
+    assert result.returncode == 0 and result.stdout.split()[-1] == '7', result.stderr
+
+
+FAKE_TORCH = """
+import os
+from . import serialization
+from .serialization import counts
+loader_within = type(__loader__).__name__, type(__spec__.loader).__name__
+if os.path.exists(os.path.join(__path__[0], 'broken')):
+    raise OSError('libtorch is broken')
+"""
+FAKE_SERIALIZATION = 'counts = []\ndef add_safe_globals(items):\n    counts.append(len(items))\n'
+WATCHERS = 'watchers = lambda: [finder for finder in sys.meta_path if type(finder).__module__ == "dynperceiver.compat"]; '
+
+
+@pytest.fixture
+def fake_torch(tmp_path):
+    """Folder with a package torch that has nothing but an allow-list, which counts; a file ``broken`` in it breaks the import."""
+    folder = tmp_path / 'fake' / 'torch'
+    folder.mkdir(parents=True)
+    (folder / '__init__.py').write_text(FAKE_TORCH)
+    (folder / 'serialization.py').write_text(FAKE_SERIALIZATION)
+    return folder
+
+
+def run_with(fake_torch, code):
+    paths = [str(fake_torch.parent), *filter(None, [os.environ.get('PYTHONPATH')])]
+    result = run(f'import sys, importlib.util; {WATCHERS}{code}', PYTHONPATH=os.pathsep.join(paths))
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+def test_the_list_is_filled_once_when_torch_arrives_and_no_trace_is_left(fake_torch):
+    code = 'import dynperceiver; print(len(watchers()), "mmengine" in sys.modules); import torch; '
+    code += 'print(len(watchers()), *torch.counts, *torch.loader_within, type(torch.__spec__.loader).__name__)'
+    expected = ['1', 'False', '0', str(len(compat.safe_callables())), *['SourceFileLoader'] * 3]
+    assert run_with(fake_torch, code) == expected
+
+
+def test_a_torch_that_is_only_looked_up_is_waited_for(fake_torch):
+    code = 'import dynperceiver; spec = importlib.util.find_spec("torch"); '
+    code += 'print("serialization" in spec.loader.get_source("torch"), "torch" in sys.modules, len(watchers())); import torch; '
+    code += 'print(len(torch.counts))'
+    assert run_with(fake_torch, code) == ['True', 'False', '1', '1']
+
+
+def test_preparing_twice_waits_once(fake_torch):
+    code = 'import dynperceiver; dynperceiver.compat.prepare(); print(len(watchers())); import torch; print(len(torch.counts)); '
+    assert run_with(fake_torch, code + 'dynperceiver.compat.prepare(); print(len(watchers()))') == ['1', '1', '0']
+
+
+def test_applying_at_once_ends_the_waiting(fake_torch):
+    code = 'import dynperceiver; dynperceiver.compat.apply(); import torch; print(len(watchers()), set(torch.counts) != set())'
+    assert run_with(fake_torch, code) == ['0', 'True']
+
+
+def test_a_torch_that_fails_says_so_and_may_be_imported_again(fake_torch):
+    (fake_torch / 'broken').touch()
+    code = f"""
+import os, dynperceiver
+try:
+    import torch
+except OSError as error:
+    print(error, len(watchers()))
+os.remove({str(fake_torch / 'broken')!r})
+import torch
+print(len(torch.counts), len(watchers()))
+"""
+    assert run_with(fake_torch, code) == ['libtorch', 'is', 'broken', '1', '1', '0']
+
+
+@pytest.mark.parametrize('imports', ['import dynperceiver, torch', 'import torch, dynperceiver'])
+def test_a_broken_mmengine_is_no_error_of_torch(fake_torch, imports):
+    (fake_torch.parent / 'mmengine').mkdir()
+    (fake_torch.parent / 'mmengine' / '__init__.py').write_text('raise AttributeError("np.sctypes is gone")')
+    assert run_with(fake_torch, f'{imports}; print(len(torch.counts))') == ['0']
+
+
+def test_a_missing_torch_is_missing_as_ever():
+    script = 'import sys; sys.path[:0] = [sys.argv[1]]; import dynperceiver; import torch'
+    result = subprocess.run([sys.executable, '-S', '-c', script, Path(compat.__file__).parents[1]], capture_output=True, text=True)
+    assert "ModuleNotFoundError: No module named 'torch'" in result.stderr
 
 
 @pytest.mark.parametrize('name', compat.STATISTICS)

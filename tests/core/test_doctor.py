@@ -1,7 +1,9 @@
 """The doctor: a healthy environment passes, and every fault is named with what to type."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -75,6 +77,31 @@ def test_where_nothing_is_installed_every_finding_has_a_remedy(monkeypatch):
     assert {by_name[name].status for name in ('torch', 'numpy', 'mmengine', 'OpenCV', 'checkpoints')} == {'FAIL'}
     optional = ('mmcv', 'mmcv C++ ops', 'mmdet', 'mmaction2', 'video decoder', 'kornia', 'our packages')
     assert {by_name[name].status for name in optional} == {'warn'}
+
+
+def diagnose(code, *options):
+    """The findings by name, told by a fresh process that runs the code first."""
+    script = f'import runpy, sys; sys.path.insert(0, {str(Path(doctor.__file__).parents[1])!r}); sys.argv[1:] = ["--json"]\n{code}\n'
+    script += 'runpy.run_module("dynperceiver.doctor", run_name="__main__", alter_sys=True)'
+    result = subprocess.run([sys.executable, '-W', 'error', *options, '-c', script], capture_output=True, text=True)
+    assert result.returncode == 1 and not result.stderr, result.stderr
+    return {finding['name']: finding for finding in json.loads(result.stdout)}
+
+
+def test_it_runs_where_no_package_is_installed_at_all():
+    findings = diagnose('', '-S')
+    for name in ('torch', 'numpy', 'mmengine'):
+        assert findings[name]['detail'] == f'{name} is not installed' and findings[name]['status'] == 'FAIL'
+        assert f'pip install "{name}' in findings[name]['remedy'] or findings[name]['remedy'].endswith(f'pip install {name}')
+
+
+@pytest.mark.parametrize(('module', 'check'), [('numpy', 'numpy'), ('torch', 'torch'), ('mmengine', 'mmengine')])
+def test_it_runs_where_one_of_them_is_broken(module, check):
+    code = f'import dynperceiver.doctor as d, sys; d.CHECKS = (d.check_{check}, d.check_checkpoints); sys.modules[{module!r}] = None; '
+    code += 'sys.exit(d.main(["--json"]))'
+    findings = diagnose(code)
+    assert findings[check]['status'] == findings['checkpoints']['status'] == 'FAIL'
+    assert module in findings[check]['detail'].lower() and findings[check]['remedy']
 
 
 def test_what_an_installed_package_of_ours_needs_is_no_mere_warning(versions):

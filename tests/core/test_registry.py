@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
+from pathlib import Path
 
+import mmengine.registry
 import pytest
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import METRICS as ROOT_METRICS
@@ -28,8 +31,6 @@ NETWORK = {
 FOREIGN = Registry('model', parent=ROOT_MODELS, scope='dynperceiver_test_project')
 
 
-
-
 @pytest.mark.parametrize('scope', ['dynperceiver', 'mmengine', FOREIGN.scope])
 def test_default_scope_does_not_matter(scope: str) -> None:
     with DefaultScope.overwrite_default_scope(scope):
@@ -43,6 +44,62 @@ def test_default_scope_does_not_matter(scope: str) -> None:
         assert ROOT_HOOKS.build({'type': 'dynperceiver.NonFiniteLossHook', 'interval': 2}).interval == 2
         assert ROOT_METRICS.build({'type': 'dynperceiver.MultiExitAccuracy'}).topk == (1, 5)
         assert ROOT_WEIGHT_INITIALIZERS.build({'type': 'dynperceiver.ImageCheckpoint'}).checkpoint is None
+
+
+NAMES = {  # one of each registry, and what building it gives
+    'MODELS': (NETWORK, 'DynPerceiver'),
+    'HOOKS': ({'type': 'dynperceiver.NonFiniteLossHook'}, 'NonFiniteLossHook'),
+    'METRICS': ({'type': 'dynperceiver.MultiExitAccuracy'}, 'MultiExitAccuracy'),
+    'WEIGHT_INITIALIZERS': ({'type': 'dynperceiver.ImageCheckpoint'}, 'ImageCheckpoint'),
+}
+CONSTRUCTOR = 'dynperceiver.GroupedOptimWrapperConstructor'
+
+
+def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, '-c', code, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_a_config_finds_every_registry_in_a_fresh_process(tmp_path: Path) -> None:
+    """MMEngine imports what is registered when it looks for it, from a default scope that knows nothing of it."""
+    settings = {name: settings for name, (settings, _) in NAMES.items()}
+    imports = "custom_imports = dict(imports=['dynperceiver'], allow_failed_imports=False)"
+    (tmp_path / 'config.py').write_text(f'{imports}\nsettings = {settings!r}\n')
+    code = f"""
+import sys
+from mmengine.config import Config
+from mmengine import registry
+cfg = Config.fromfile(sys.argv[1])
+assert 'dynperceiver.models' not in sys.modules
+foreign = registry.Registry('model', parent=registry.MODELS, scope='foreign')
+with registry.DefaultScope.overwrite_default_scope('foreign'):
+    classes = [foreign.get('dynperceiver.MultiExitLoss'), registry.OPTIM_WRAPPER_CONSTRUCTORS.get({CONSTRUCTOR!r})]
+    classes += [type(getattr(registry, name).build(settings)) for name, settings in cfg.settings.items()]
+print(*(found.__name__ for found in classes))
+"""
+    result = fresh(code, str(tmp_path / 'config.py'))
+    assert result.returncode == 0, result.stderr
+    expected = ['MultiExitLoss', 'GroupedOptimWrapperConstructor', *(built for _, built in NAMES.values())]
+    assert result.stdout.splitlines()[-1].split() == expected
+
+
+def test_looking_up_registers_all_that_importing_everything_registers() -> None:
+    code = """
+import json
+from dynperceiver import registry
+children = {name: getattr(registry, name) for name in registry.__all__ if name != 'SCOPE'}
+for child in children.values():
+    child.import_from_location()
+found = {name: sorted(child.module_dict) for name, child in children.items()}
+import dynperceiver
+for part in dir(dynperceiver):
+    getattr(dynperceiver, part)
+print(json.dumps([found, {name: sorted(child.module_dict) for name, child in children.items()}]))
+"""
+    result = fresh(code)
+    assert result.returncode == 0, result.stderr
+    found, everything = json.loads(result.stdout)
+    assert found == everything and set(found) == {*NAMES, 'OPTIM_WRAPPER_CONSTRUCTORS'}
+    assert all(found.values())
 
 
 @pytest.mark.skipif(importlib.util.find_spec('mmaction') is None, reason='mmaction2 is not installed')
@@ -93,7 +150,8 @@ def test_registering_twice_raises(where: str, name: str) -> None:
 
 
 def test_scope_and_parents() -> None:
-    for name, root in (('MODELS', ROOT_MODELS), ('HOOKS', ROOT_HOOKS), ('METRICS', ROOT_METRICS)):
+    for name in (*NAMES, 'OPTIM_WRAPPER_CONSTRUCTORS'):
+        root = getattr(mmengine.registry, name)
         child = getattr(registry, name)
         assert child.scope == registry.SCOPE == 'dynperceiver'
         assert child.parent is root

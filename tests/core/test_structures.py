@@ -92,3 +92,28 @@ def test_a_state_never_changes() -> None:
         state.num_frames = 2
     assert state.evolve(num_frames=2).num_frames == 2
     assert state.num_frames == 1
+
+
+def test_narrowing_keeps_the_memory_format() -> None:
+    for channels_last in (True, False):
+        narrow = _state(4, channels_last=channels_last).select(torch.tensor([2, 0, 3]))
+        wanted = torch.channels_last if channels_last else torch.contiguous_format
+        assert narrow.feature_BCHW.is_contiguous(memory_format=wanted)
+
+
+@pytest.mark.parametrize('channels_last', [True, False])
+def test_concat_undoes_select(channels_last: bool) -> None:
+    whole = _state(4, num_frames=3, channels_last=channels_last)
+    joined = NetworkState.concat([whole.select(torch.tensor([0, 1])), whole.select(torch.tensor([2])), whole.select(torch.tensor([3]))])
+    _assert_rows(joined, whole, list(range(12)))
+    assert joined.num_samples == 4 and joined.num_frames == 3
+    assert joined.feature_BCHW.stride() == whole.feature_BCHW.stride()
+    bare = NetworkState(whole.feature_BCHW)
+    assert NetworkState.concat([bare, bare]).latent_BNC is None
+
+
+def test_concat_refuses_states_of_different_segments() -> None:
+    whole = _state(2)
+    for other in (whole.evolve(latent_BNC=None), whole.evolve(carry_BK=None), whole.evolve(feature_BCHW=torch.zeros(2, 2, 3, 5))):
+        with pytest.raises(ValueError, match=r'2 kinds of states .* gather states after the same segment'):
+            NetworkState.concat([whole, other])

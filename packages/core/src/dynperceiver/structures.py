@@ -5,6 +5,7 @@ Shape suffixes: B rows (samples times frames), C channels, H/W feature size, N l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -87,12 +88,56 @@ class NetworkState:
             rows_B = (index_S[:, None] * self.num_frames + frames_T).flatten()
 
         def pick(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[rows_B]
+            return None if tensor is None else tensor.index_select(0, rows_B)
+
+        def pick_map(map_BCHW: Tensor) -> Tensor:
+            # By its pixels, so that what is channels-last stays so; a row is then one piece of memory, too.
+            if map_BCHW.is_contiguous(memory_format=torch.channels_last):
+                return map_BCHW.permute(0, 2, 3, 1).index_select(0, rows_B).permute(0, 3, 1, 2)
+            return map_BCHW.index_select(0, rows_B)
 
         return replace(
             self,
-            feature_BCHW=self.feature_BCHW[rows_B],
+            feature_BCHW=pick_map(self.feature_BCHW),
             latent_BNC=pick(self.latent_BNC),
             carry_BK=pick(self.carry_BK),
-            pyramid=None if self.pyramid is None else tuple(level[rows_B] for level in self.pyramid),
+            pyramid=None if self.pyramid is None else tuple(map(pick_map, self.pyramid)),
+        )
+
+    @staticmethod
+    def concat(states: Sequence[NetworkState]) -> NetworkState:
+        """One state of the samples of several, which all come from the same segment.
+
+        Args:
+            states: At least one.
+
+        Raises:
+            ValueError: If the states come from different segments, or differ in size or frames per sample.
+        """
+        first = states[0]
+        kinds = {
+            (
+                state.feature_BCHW.shape[1:],
+                None if state.latent_BNC is None else state.latent_BNC.shape[1:],
+                state.carry_BK is None,
+                state.num_frames,
+                None if state.pyramid is None else len(state.pyramid),
+            )
+            for state in states
+        }
+        if len(kinds) > 1:
+            raise ValueError(
+                f'{len(kinds)} kinds of states (map, latent code, carry, frames, pyramid) cannot be joined: {sorted(map(str, kinds))}; '
+                'gather states after the same segment, of images of one size'
+            )
+
+        def join(tensors: Sequence[Tensor | None]) -> Tensor | None:
+            return None if tensors[0] is None else torch.cat(tensors)  # type: ignore[arg-type]
+
+        return replace(
+            first,
+            feature_BCHW=torch.cat([state.feature_BCHW for state in states]),
+            latent_BNC=join([state.latent_BNC for state in states]),
+            carry_BK=join([state.carry_BK for state in states]),
+            pyramid=None if first.pyramid is None else tuple(map(torch.cat, zip(*(state.pyramid or () for state in states), strict=True))),
         )

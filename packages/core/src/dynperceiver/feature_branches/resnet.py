@@ -24,7 +24,7 @@ class _NarrowStridedConv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.conv2d(input[..., :: self.stride[0], :: self.stride[1]], self.weight)
+        return F.conv2d(input[..., :: self.stride[0], :: self.stride[1]], self.weight, self.bias)
 
 
 class _ResNetBlock(ResidualBlock):

@@ -2,7 +2,7 @@
 
 from .attention import Attention, AttentionMlp, CrossAttentionLayer, SelfAttentionLayer
 from .drop_path import DropPath
-from .fusion import FeatureToLatent, LatentToFeature
+from .fusion import FeatureToLatent, LatentToFeature, tokens_from_map
 from .latent import ChannelExpander, TokenMixer, self_attention_stack
 from .recompute import BlockSequence, call_with_cp, set_with_cp
 from .squeeze_excitation import SqueezeExcitation
@@ -24,4 +24,5 @@ __all__ = [
     'call_with_cp',
     'self_attention_stack',
     'set_with_cp',
+    'tokens_from_map',
 ]

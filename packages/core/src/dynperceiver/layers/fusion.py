@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from .attention import CrossAttentionLayer
 
-__all__ = ['FeatureToLatent', 'LatentToFeature']
+__all__ = ['FeatureToLatent', 'LatentToFeature', 'tokens_from_map']
 
 
-def _tokens_from_map(map_BCHW: Tensor) -> Tensor:
+def tokens_from_map(map_BCHW: Tensor) -> Tensor:
+    """The pixels of a map (B, C, H, W) as tokens (B, H*W, C)."""
     return map_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
 
 
@@ -39,11 +40,27 @@ class FeatureToLatent(nn.Module):
 
     def forward(self, latent_BNC: Tensor, feature_BCHW: Tensor) -> Tensor:
         """Refine the latent code (B, N, C) by the feature map (B, C', H, W); returns (B, N, C)."""
+        output: Tensor = self.cross_attn(latent_BNC, tokens_from_map(self.summarize(feature_BCHW)))
+        return output
+
+    def summarize(self, feature_BCHW: Tensor) -> Tensor:
+        """The summary of a feature map (B, C', H, W), shape (B, C', summary_size, summary_size)."""
         if self.dwc is not None:
             feature_BCHW = self.dwc(feature_BCHW) + feature_BCHW
-        summary_BCHW = F.adaptive_avg_pool2d(feature_BCHW, self.summary_size)
-        output: Tensor = self.cross_attn(latent_BNC, _tokens_from_map(summary_BCHW))
-        return output
+        height, width = feature_BCHW.shape[2:]
+        if torch.compiler.is_exporting() and (height % self.summary_size or width % self.summary_size):
+            rows_QH, columns_QW = (feature_BCHW.new_tensor(_window_means(side, self.summary_size)) for side in (height, width))
+            return rows_QH @ feature_BCHW @ columns_QW.t()
+        return F.adaptive_avg_pool2d(feature_BCHW, self.summary_size)
+
+
+def _window_means(side: int, num_windows: int) -> list[list[float]]:
+    """The matrix (num_windows, side) that adaptive average pooling multiplies one side of a map by; graphs know even windows alone."""
+    rows = []
+    for number in range(num_windows):
+        start, end = number * side // num_windows, -(-(number + 1) * side // num_windows)
+        rows.append([1 / (end - start) if start <= pixel < end else 0.0 for pixel in range(side)])
+    return rows
 
 
 class LatentToFeature(nn.Module):
@@ -69,6 +86,6 @@ class LatentToFeature(nn.Module):
     def forward(self, feature_BCHW: Tensor, latent_BNC: Tensor) -> Tensor:
         """Refine the map (B, C, H, W) by the latent code (B, N, C'); returns (B, C, H, W), channels-last."""
         size = feature_BCHW.shape[2:]
-        tokens_BNC = self.cross_attn(_tokens_from_map(feature_BCHW), latent_BNC)
+        tokens_BNC = self.cross_attn(tokens_from_map(feature_BCHW), latent_BNC)
         output: Tensor = torch.unflatten(tokens_BNC, 1, size).permute(0, 3, 1, 2)
         return output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ['SqueezeExcitation']
@@ -26,6 +25,6 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, feature_BCHW: Tensor) -> Tensor:
         """Gate the map."""
-        squeezed = self.activation(self.fc1(F.adaptive_avg_pool2d(feature_BCHW, 1)))
+        squeezed = self.activation(self.fc1(feature_BCHW.mean((2, 3), keepdim=True)))
         scale: Tensor = self.gate(self.fc2(squeezed))
         return feature_BCHW * scale

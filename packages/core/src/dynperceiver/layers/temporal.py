@@ -6,6 +6,7 @@ Shape suffixes: B rows (clips times frames, frames innermost), C channels, H/W f
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ['TemporalShift']
@@ -48,6 +49,8 @@ class TemporalShift(nn.Module):
             )
         fold = channels // self.fold_div
         source = torch.unflatten(feature_BCHW, 0, (-1, self.num_frames))
+        if torch.compiler.is_exporting():
+            return self._join_slices(source, fold).flatten(0, 1)
         output_BCHW = feature_BCHW.clone()
         target = torch.unflatten(output_BCHW, 0, (-1, self.num_frames))
         first = 0
@@ -58,6 +61,16 @@ class TemporalShift(nn.Module):
         target[:, 1:, first : first + fold] = source[:, :-1, first : first + fold]
         target[:, 0, first : first + fold] = 0
         return output_BCHW
+
+    def _join_slices(self, source_STCHW: Tensor, fold: int) -> Tensor:
+        """The shift without writing in place, which graphs have no operator for but scattering."""
+        if not fold:
+            return source_STCHW
+        last, first = (0, 0, 0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 0, 0, 1, 0)
+        parts = [F.pad(source_STCHW[:, 1:, :fold], last)] if self.bidirectional else []
+        moved = fold * len(parts)
+        parts += [F.pad(source_STCHW[:, :-1, moved : moved + fold], first), source_STCHW[:, :, moved + fold :]]
+        return torch.cat(parts, 2)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""

@@ -80,7 +80,9 @@ class LatentBranch(nn.Module):
             self.latent.clamp_(-2, 2)
 
     def start(self, feature_BCHW: Tensor) -> Tensor:
-        """z_0 for every row of a feature map: shape (B, N, C of x_0)."""
+        """z_0 for every row of a feature map: shape (B, N, C of x_0); while exporting (1, N, C), which what reads it broadcasts."""
+        if torch.compiler.is_exporting():
+            return self.latent[None]
         return self.latent.expand(feature_BCHW.shape[0], -1, -1)
 
     def read(self, stage: int, latent_BNC: Tensor, feature_BCHW: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ class LatentBranch(nn.Module):
             feature_BCHW: x_{stage-1}.
         """
         reader = self.x2z[stage - 1]
-        if isinstance(reader, FeatureToLatent):
+        if not isinstance(reader, nn.Identity):
             latent_BNC = self._call(reader, latent_BNC, feature_BCHW)
         refined: Tensor = self.blocks[stage - 1](latent_BNC)
         return refined

@@ -1,0 +1,125 @@
+"""Segments in PyTorch: folded layers, channels-last, fused attention, inference mode.
+
+Shape suffixes: B rows, S samples, T frames, C channels, H/W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...analysis import find_network
+from ...models import DynPerceiver
+from ...structures import NetworkState
+from ..fingerprints import fingerprint_of_network
+from ..folding import fold
+from .base import BackendError
+
+__all__ = ['TorchBackend', 'network_with_exits']
+
+
+def network_with_exits(model: nn.Module) -> DynPerceiver:
+    """The network within a model that dynamic inference can run.
+
+    Raises:
+        BackendError: If there is none, or it has no exits.
+    """
+    if not isinstance(model, nn.Module):
+        raise BackendError(f'model is a {type(model).__name__}; pass a DynPerceiver, or a model that holds one')
+    network = find_network(model)
+    if network is None:
+        raise BackendError(f'{type(model).__name__} holds no DynPerceiver; early exits need one as its backbone')
+    if network.exits is None:
+        raise BackendError('the network was built without exits (num_classes=None), as detectors use it; build it with num_classes')
+    return network
+
+
+class TorchBackend:
+    """Runs a folded copy of the network; forward hooks on the segments of the network that was passed in see the copy's segments.
+
+    The copy is made when the first images come, for their size; images of other sizes run, too, at less speed. Weights that change
+    afterwards are not seen.
+
+    Args:
+        model: A :class:`~dynperceiver.models.DynPerceiver`, or a model that holds one.
+        device: Where to run. Default: where the network is.
+        dtype: Type to compute in, for example ``torch.bfloat16`` on a GPU. Default: that of the network.
+        folded: Whether to fold; ``False`` runs the layers as they are trained, to compare with.
+
+    Raises:
+        BackendError: If the model holds no network with exits.
+    """
+
+    def __init__(
+        self, model: nn.Module, device: str | torch.device | None = None, dtype: torch.dtype | None = None, folded: bool = True
+    ) -> None:
+        self.source = network_with_exits(model)
+        parameter = self.source.latent_branch.latent
+        self.device = torch.device(device) if device is not None else parameter.device
+        self.dtype = dtype or parameter.dtype
+        self.folded = folded
+        self.num_exits = len(self.source.segments)
+        self.num_classes = int(self.source.num_classes or 0)
+        self.num_frames = self.source.num_frames
+        self._network: DynPerceiver | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the weights, the same for every backend."""
+        return fingerprint_of_network(self.source)
+
+    def network(self, image_size: tuple[int, int]) -> DynPerceiver:
+        """The network that runs."""
+        if self._network is None:
+            network = fold(self.source, image_size) if self.folded else self.source.eval()
+            self._network = network.to(device=self.device, dtype=self.dtype)
+            for copied, segment in zip(network.segments, self.source.segments, strict=True):
+                for name in ('_forward_hooks', '_forward_pre_hooks', '_forward_hooks_with_kwargs', '_forward_pre_hooks_with_kwargs'):
+                    setattr(copied, name, getattr(segment, name))
+        return self._network
+
+    def start(self, images: Any) -> NetworkState:
+        """See :class:`~dynperceiver.inference.backends.Backend`."""
+        images_BCHW = torch.as_tensor(images)
+        if images_BCHW.dim() == 5 and images_BCHW.shape[1] == self.num_frames:
+            images_BCHW = images_BCHW.flatten(0, 1)
+        if images_BCHW.dim() != 4 or images_BCHW.shape[1] != 3 or images_BCHW.shape[0] % self.num_frames:
+            clips = '' if self.num_frames == 1 else f', frames of clips as (clips * {self.num_frames}, 3, H, W)'
+            raise BackendError(f'input of shape {tuple(images_BCHW.shape)}: pass images as (S, 3, H, W){clips}')
+        if not images_BCHW.is_floating_point():
+            raise BackendError(
+                f'input of type {images_BCHW.dtype}: pass normalised images as floating-point numbers; the data preprocessor of the model '
+                'makes them from pixels'
+            )
+        network = self.network((images_BCHW.shape[2], images_BCHW.shape[3]))
+        with torch.inference_mode():
+            return network.start(images_BCHW.to(self.device, self.dtype))
+
+    def num_samples(self, state: NetworkState) -> int:
+        """See :class:`~dynperceiver.inference.backends.Backend`."""
+        return state.num_samples
+
+    def run(self, exit_index: int, state: NetworkState) -> tuple[np.ndarray, NetworkState]:
+        """See :class:`~dynperceiver.inference.backends.Backend`."""
+        assert self._network is not None
+        with torch.inference_mode():
+            logits_SK, state = self._network.segments[exit_index](state)
+            return logits_SK.float().cpu().numpy(), state
+
+    def select(self, state: NetworkState, index_S: np.ndarray) -> NetworkState:
+        """See :class:`~dynperceiver.inference.backends.Backend`."""
+        with torch.inference_mode():
+            return state.select(torch.from_numpy(index_S).to(self.device))
+
+    def concat(self, states: Sequence[NetworkState]) -> NetworkState:
+        """See :class:`~dynperceiver.inference.backends.Backend`."""
+        with torch.inference_mode():
+            return NetworkState.concat(states)
+
+    def wrap(self, array: np.ndarray) -> Tensor:
+        """See :class:`~dynperceiver.inference.backends.Backend`."""
+        return torch.from_numpy(array)

@@ -117,3 +117,17 @@ def test_concat_refuses_states_of_different_segments() -> None:
     for other in (whole.evolve(latent_BNC=None), whole.evolve(carry_BK=None), whole.evolve(feature_BCHW=torch.zeros(2, 2, 3, 5))):
         with pytest.raises(ValueError, match=r'2 kinds of states .* gather states after the same segment'):
             NetworkState.concat([whole, other])
+
+
+@pytest.mark.parametrize('num_frames', [1, 3])
+def test_split_and_concat(num_frames: int) -> None:
+    whole = _state(5, num_frames=num_frames, channels_last=True)
+    parts = whole.split(2)
+    assert [part.num_samples for part in parts] == [2, 2, 1]
+    _assert_rows(parts[1], whole, list(range(2 * num_frames, 4 * num_frames)))
+    assert parts[1].feature_BCHW.data_ptr() != whole.feature_BCHW.data_ptr()
+    assert parts[1].feature_BCHW.untyped_storage().data_ptr() == whole.feature_BCHW.untyped_storage().data_ptr()  # no copy
+    _assert_rows(NetworkState.concat(parts), whole, list(range(5 * num_frames)))
+    assert whole.split(5) == (whole,)
+    bare = NetworkState(whole.feature_BCHW, num_frames=num_frames).split(3)
+    assert [part.num_samples for part in bare] == [3, 2] and bare[0].latent_BNC is None and bare[0].pyramid is None

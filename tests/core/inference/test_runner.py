@@ -15,6 +15,7 @@ from torch import nn
 from dynperceiver import DynPerceiver, build_model
 from dynperceiver.feature_branches import FEATURE_BRANCHES
 from dynperceiver.inference import BackendError, DynamicRunner, ExitPolicy, PolicyRecord, RunResult, gather
+from dynperceiver.inference.backends import torch_backend
 from dynperceiver.inference.fingerprints import fingerprint_of_network
 
 SIZE = 56
@@ -335,6 +336,24 @@ def test_images_of_another_size(model: DynPerceiver) -> None:
     for side in (56, 72, 112):
         images = standard_normal((2, 3, side, side))
         np.testing.assert_allclose(runner(images).logits.numpy(), _full_logits(model, images)[3], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('num_frames', [1, 2])
+def test_large_batches_run_in_parts(monkeypatch: pytest.MonkeyPatch, num_frames: int) -> None:
+    """So many samples at once that the largest map of the segment stays small; the answers are the same."""
+    model = narrow_model(num_frames=num_frames, temporal_shift='bidirectional' if num_frames > 1 else None)
+    frames = _images(9 * num_frames)
+    logits = _full_logits(model, frames)
+    policy = _spread_policy(logits)
+    seen: list[tuple[int, int]] = []
+    for segment in model.segments:
+        segment.register_forward_hook(lambda module, args, output: seen.append((module.number, output[1].num_samples)))
+    # The largest map of segment 1 has 16 channels of 14 x 14 (float64), that of segment 2 32 of 7 x 7, those of the others 64 of 4 x 4.
+    monkeypatch.setattr(torch_backend, 'CPU_MAP_BYTES', 2 * num_frames * 16 * 14 * 14 * 8)
+    runner = DynamicRunner(model)
+    _assert_replayed(runner(frames), runner.policy, logits)
+    assert seen == [(1, 2)] * 4 + [(1, 1), (2, 4), (2, 4), (2, 1), (3, 6), (3, 3), (4, 6), (4, 3)]
+    _assert_replayed(DynamicRunner(model, policy)(frames), policy, logits)
 
 
 def test_maps_stay_channels_last(model: DynPerceiver) -> None:

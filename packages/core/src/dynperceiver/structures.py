@@ -104,6 +104,28 @@ class NetworkState:
             pyramid=None if self.pyramid is None else tuple(map(pick_map, self.pyramid)),
         )
 
+    def split(self, num_samples: int) -> tuple[NetworkState, ...]:
+        """Consecutive parts of at most so many samples, as views; :meth:`concat` undoes it.
+
+        Args:
+            num_samples: At least 1.
+        """
+        rows = num_samples * self.num_frames
+        if self.feature_BCHW.shape[0] <= rows:
+            return (self,)
+        starts = range(0, self.feature_BCHW.shape[0], rows)
+
+        def parts(tensor: Tensor | None) -> Sequence[Tensor | None]:
+            return [None] * len(starts) if tensor is None else tensor.split(rows)
+
+        maps = [level.split(rows) for level in self.pyramid or ()]
+        pyramids = zip(*maps, strict=True) if maps else [self.pyramid] * len(starts)
+        fields = zip(parts(self.feature_BCHW), parts(self.latent_BNC), parts(self.carry_BK), pyramids, strict=True)
+        return tuple(
+            self.evolve(feature_BCHW=feature, latent_BNC=latent, carry_BK=carry, pyramid=pyramid)
+            for feature, latent, carry, pyramid in fields
+        )
+
     @staticmethod
     def concat(states: Sequence[NetworkState]) -> NetworkState:
         """One state of the samples of several, which all come from the same segment.

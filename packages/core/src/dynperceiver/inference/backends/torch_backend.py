@@ -5,6 +5,7 @@ Shape suffixes: B rows, S samples, T frames, C channels, H/W pixels, K classes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,12 @@ from ..folding import fold
 from .base import BackendError
 
 __all__ = ['TorchBackend', 'network_with_exits']
+
+FIRST_STAGE = (1, 3, 4, 4)  # of the CNN, in each segment
+
+CPU_MAP_BYTES = 32 * 2**20
+"""Larger blocks the C library does not keep: every layer would get its memory from the system anew, page by page (glibc's
+DEFAULT_MMAP_THRESHOLD_MAX). Less also stays in the caches, and at the peak."""
 
 
 def network_with_exits(model: nn.Module) -> DynPerceiver:
@@ -66,6 +73,7 @@ class TorchBackend:
         self.num_classes = int(self.source.num_classes or 0)
         self.num_frames = self.source.num_frames
         self._network: DynPerceiver | None = None
+        self._image_size = (0, 0)
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +103,8 @@ class TorchBackend:
                 f'input of type {images_BCHW.dtype}: pass normalised images as floating-point numbers; the data preprocessor of the model '
                 'makes them from pixels'
             )
-        network = self.network((images_BCHW.shape[2], images_BCHW.shape[3]))
+        self._image_size = (images_BCHW.shape[2], images_BCHW.shape[3])
+        network = self.network(self._image_size)
         with torch.inference_mode():
             return network.start(images_BCHW.to(self.device, self.dtype))
 
@@ -106,9 +115,26 @@ class TorchBackend:
     def run(self, exit_index: int, state: NetworkState) -> tuple[np.ndarray, NetworkState]:
         """See :class:`~dynperceiver.inference.backends.Backend`."""
         assert self._network is not None
+        segment = self._network.segments[exit_index]
         with torch.inference_mode():
-            logits_SK, state = self._network.segments[exit_index](state)
+            results = [segment(part) for part in state.split(self._samples_at_once(exit_index))]
+            if len(results) == 1:
+                logits_SK, state = results[0]
+            else:
+                logits_SK, state = torch.cat([logits for logits, _ in results]), NetworkState.concat([part for _, part in results])
             return logits_SK.float().cpu().numpy(), state
+
+    def _samples_at_once(self, exit_index: int) -> int:
+        """Samples that a segment takes at once: on a CPU, as many as keep its largest map within :data:`CPU_MAP_BYTES`."""
+        if self.device.type != 'cpu':
+            return sys.maxsize
+        branch = self.source.feature_branch
+        # The first block of a stage still has the map before it, and already the channels after it.
+        largest = max(
+            channels * -(-self._image_size[0] // stride) * -(-self._image_size[1] // stride)
+            for channels, stride in list(zip(branch.channels[1:], branch.strides, strict=False))[FIRST_STAGE[exit_index] - 1 :]
+        )
+        return max(1, CPU_MAP_BYTES // (largest * self.dtype.itemsize * self.num_frames))
 
     def select(self, state: NetworkState, index_S: np.ndarray) -> NetworkState:
         """See :class:`~dynperceiver.inference.backends.Backend`."""

@@ -104,27 +104,26 @@ class NetworkState:
             pyramid=None if self.pyramid is None else tuple(map(pick_map, self.pyramid)),
         )
 
+    def narrow(self, start: int, stop: int) -> NetworkState:
+        """The consecutive samples from ``start`` to before ``stop``, as views."""
+        rows = slice(start * self.num_frames, stop * self.num_frames)
+        return replace(
+            self,
+            feature_BCHW=self.feature_BCHW[rows],
+            latent_BNC=None if self.latent_BNC is None else self.latent_BNC[rows],
+            carry_BK=None if self.carry_BK is None else self.carry_BK[rows],
+            pyramid=None if self.pyramid is None else tuple(level[rows] for level in self.pyramid),
+        )
+
     def split(self, num_samples: int) -> tuple[NetworkState, ...]:
         """Consecutive parts of at most so many samples, as views; :meth:`concat` undoes it.
 
         Args:
             num_samples: At least 1.
         """
-        rows = num_samples * self.num_frames
-        if self.feature_BCHW.shape[0] <= rows:
+        if self.num_samples <= num_samples:
             return (self,)
-        starts = range(0, self.feature_BCHW.shape[0], rows)
-
-        def parts(tensor: Tensor | None) -> Sequence[Tensor | None]:
-            return [None] * len(starts) if tensor is None else tensor.split(rows)
-
-        maps = [level.split(rows) for level in self.pyramid or ()]
-        pyramids = zip(*maps, strict=True) if maps else [self.pyramid] * len(starts)
-        fields = zip(parts(self.feature_BCHW), parts(self.latent_BNC), parts(self.carry_BK), pyramids, strict=True)
-        return tuple(
-            self.evolve(feature_BCHW=feature, latent_BNC=latent, carry_BK=carry, pyramid=pyramid)
-            for feature, latent, carry, pyramid in fields
-        )
+        return tuple(self.narrow(start, min(start + num_samples, self.num_samples)) for start in range(0, self.num_samples, num_samples))
 
     @staticmethod
     def concat(states: Sequence[NetworkState]) -> NetworkState:

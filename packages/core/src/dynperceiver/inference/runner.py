@@ -8,6 +8,7 @@ Shape suffixes: S samples, E exits, K classes; a sample is an image, or a clip, 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
@@ -221,11 +222,7 @@ class DynamicRunner:
 
     def _drain(self, queues: list[_Queue], exit_index: int, batch_size: int) -> Iterator[StreamResult]:
         """Run a segment on the first samples of its queue, and put those that stay into the next."""
-        index_S, states = queues[exit_index].take()
-        state = states[0] if len(states) == 1 else self.backend.concat(states)
-        if len(index_S) > batch_size:
-            queues[exit_index].put(index_S[batch_size:], self._select(state, np.arange(batch_size, len(index_S))))
-            index_S, state = index_S[:batch_size], self._select(state, np.arange(batch_size))
+        index_S, state = self._take(queues[exit_index], batch_size)
         logits_SK, state = self._run(exit_index, state)
         leaves_S, score_S = self._decide(exit_index, logits_SK, index_S, exit_index == self.max_exit)
         if not leaves_S.all():
@@ -234,6 +231,25 @@ class DynamicRunner:
         if leaves_S.any():
             wrap, exit_S = self.backend.wrap, np.full(int(leaves_S.sum()), exit_index)
             yield StreamResult(wrap(logits_SK[leaves_S]), wrap(exit_S), wrap(score_S[leaves_S]), wrap(index_S[leaves_S]))
+
+
+    def _take(self, queue: _Queue, batch_size: int) -> tuple[np.ndarray, Any]:
+        """The first samples of a queue, as one batch."""
+        taken: list[tuple[np.ndarray, Any]] = []
+        missing = batch_size
+        while missing and queue.waiting:
+            index_S, state = queue.pop()
+            if len(index_S) > missing:
+                queue.put_back(index_S[missing:], self._narrow(state, missing, len(index_S)))
+                index_S, state = index_S[:missing], self._narrow(state, 0, missing)
+            taken.append((index_S, state))
+            missing -= len(index_S)
+        if len(taken) == 1:
+            return taken[0]
+        return np.concatenate([index_S for index_S, _ in taken]), self.backend.concat([state for _, state in taken])
+
+    def _narrow(self, state: Any, start: int, stop: int) -> Any:
+        return self.backend.narrow(state, start * self.views, stop * self.views)
 
 
 def gather(results: Iterable[StreamResult]) -> RunResult:
@@ -274,16 +290,18 @@ class _Queue:
     """Samples that wait for a segment."""
 
     def __init__(self) -> None:
-        self.indices: list[np.ndarray] = []
-        self.states: list[Any] = []
+        self.waiting: deque[tuple[np.ndarray, Any]] = deque()
         self.num_samples = 0
 
     def put(self, index_S: np.ndarray, state: Any) -> None:
-        self.indices.append(index_S)
-        self.states.append(state)
+        self.waiting.append((index_S, state))
         self.num_samples += len(index_S)
 
-    def take(self) -> tuple[np.ndarray, list[Any]]:
-        taken = np.concatenate(self.indices), self.states
-        self.__init__()  # type: ignore[misc]
-        return taken
+    def put_back(self, index_S: np.ndarray, state: Any) -> None:
+        self.waiting.appendleft((index_S, state))
+        self.num_samples += len(index_S)
+
+    def pop(self) -> tuple[np.ndarray, Any]:
+        index_S, state = self.waiting.popleft()
+        self.num_samples -= len(index_S)
+        return index_S, state

@@ -61,6 +61,9 @@ class Backend(Protocol):
     def select(self, state: Any, index_S: np.ndarray) -> Any:
         """The state of some samples only, numbers of int64, in that order; a clip stays whole."""
 
+    def narrow(self, state: Any, start: int, stop: int) -> Any:
+        """The state of the consecutive samples from ``start`` to before ``stop``, without copying."""
+
     def concat(self, states: Sequence[Any]) -> Any:
         """One state of the samples of several, all after the same segment."""
 

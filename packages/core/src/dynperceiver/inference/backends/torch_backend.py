@@ -141,6 +141,10 @@ class TorchBackend:
         with torch.inference_mode():
             return state.select(torch.from_numpy(index_S).to(self.device))
 
+    def narrow(self, state: NetworkState, start: int, stop: int) -> NetworkState:
+        """See :class:`~dynperceiver.inference.backends.Backend`."""
+        return state.narrow(start, stop)
+
     def concat(self, states: Sequence[NetworkState]) -> NetworkState:
         """See :class:`~dynperceiver.inference.backends.Backend`."""
         with torch.inference_mode():

@@ -28,13 +28,13 @@ ALLOWED_IN_CORE = {  # folder or module of core -> what of core it may import; a
     'metrics': set(),
     'data': set(),
     'optim': set(),
-    'hooks': {'data', 'checkpoint'},
+    'hooks': {'data', 'checkpoint', 'inference', 'analysis', 'metrics'},
     'checkpoint': set(),
-    'inference': {'models', 'analysis'},
+    'inference': {'layers', 'models', 'analysis'},
     'analysis': {'models'},
     'export': {'models', 'inference', 'analysis'},
-    'viz': {'analysis', 'metrics'},
-    'launch': {'compat', 'data', 'hooks', 'registry'},
+    'viz': {'analysis', 'metrics', 'inference'},
+    'launch': {'compat', 'data', 'hooks', 'inference', 'registry'},
 }
 FOR_ALL_OF_CORE = {'registry', 'structures'}
 

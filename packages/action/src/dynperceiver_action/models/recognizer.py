@@ -13,6 +13,7 @@ from mmaction.models.recognizers.base import BaseRecognizer
 from mmaction.structures import ActionDataSample
 from torch import Tensor
 
+from dynperceiver.inference import DynamicRunner
 from dynperceiver.losses import batch_accuracies
 
 from ..registry import MODELS
@@ -37,9 +38,15 @@ class EarlyExitRecognizer(BaseRecognizer):
         data_preprocessor: See mmaction2's ``ActionDataPreprocessor``.
         init_cfg: MMEngine initialisation, for example ``dict(type='dynperceiver.ImageCheckpoint', checkpoint=PATH)``.
 
+    Attributes:
+        dynamic_runner: What predictions are made with where videos are to leave early; ``None`` runs all exits. See
+            :class:`~dynperceiver.hooks.ExitPolicyHook`.
+
     Raises:
         ValueError: If ``average_views`` is neither of the two.
     """
+
+    dynamic_runner: DynamicRunner | None = None
 
     def __init__(
         self,
@@ -76,6 +83,10 @@ class EarlyExitRecognizer(BaseRecognizer):
         Raises:
             ValueError: If the frames of a video are no whole number of clips.
         """
+        self._num_views(inputs)
+        return self.backbone(inputs.flatten(0, 1)), {}
+
+    def _num_views(self, inputs: Tensor) -> int:
         frames, num_frames = inputs.shape[1], self.backbone.num_frames
         if frames % num_frames:
             raise ValueError(
@@ -83,7 +94,7 @@ class EarlyExitRecognizer(BaseRecognizer):
                 'whole number of clips; sample that many frames (SampleFrames: clip_len * num_clips), or build the model with num_frames='
                 f'{frames}'
             )
-        return self.backbone(inputs.flatten(0, 1)), {}
+        return int(frames // num_frames)
 
     def loss(self, inputs: Tensor, data_samples: Sequence[ActionDataSample], **kwargs: Any) -> dict[str, Tensor]:
         """Loss terms, and the batch's accuracy per exit.
@@ -106,7 +117,7 @@ class EarlyExitRecognizer(BaseRecognizer):
         return {**self.loss_module(logits, target), **batch_accuracies(logits, target, self.topk)}
 
     def predict(self, inputs: Tensor, data_samples: Sequence[ActionDataSample], **kwargs: Any) -> list[ActionDataSample]:
-        """Scores of every exit.
+        """Scores on the data samples.
 
         Args:
             inputs: Shape (N, V*T, C, H, W).
@@ -114,14 +125,29 @@ class EarlyExitRecognizer(BaseRecognizer):
 
         Returns:
             The data samples with ``exit_scores`` (E, K), and for mmaction2's tools ``pred_score`` (K,) and ``pred_label`` of the last
-            exit.
+            exit. With :attr:`dynamic_runner` the last two are of the exit where the video left, all its views together on their mean
+            logits, whatever ``average_views``: ``pred_score`` is the softmax of these. The exit is in ``exit_index`` (0 to 3), the
+            policy's score there in ``exit_confidence``, and there are no ``exit_scores``.
+
+        Raises:
+            ValueError: If the frames of a video are no whole number of clips.
         """
-        logits, _ = self.extract_feat(inputs)
+        result = None
+        if self.dynamic_runner is None:
+            logits, _ = self.extract_feat(inputs)
+        else:
+            self.dynamic_runner.views = self._num_views(inputs)
+            result = self.dynamic_runner(inputs.flatten(0, 1))
+            logits = (torch.as_tensor(result.logits),)
         scores_NVEK = torch.stack(logits, 1).unflatten(0, (len(data_samples), -1))
-        if self.average_views == 'prob':
+        if self.average_views == 'prob' or result is not None:
             scores_NVEK = scores_NVEK.softmax(-1)
-        for sample, scores_EK in zip(data_samples, scores_NVEK.mean(1), strict=True):
-            sample.set_field(scores_EK, 'exit_scores')
+        for number, (sample, scores_EK) in enumerate(zip(data_samples, scores_NVEK.mean(1), strict=True)):
             sample.set_pred_score(scores_EK[-1])
             sample.set_pred_label(scores_EK[-1].argmax(0, keepdim=True))
+            if result is None:
+                sample.set_field(scores_EK, 'exit_scores')
+            else:
+                sample.set_field(int(result.exit_index[number]), 'exit_index')
+                sample.set_field(float(result.confidence[number]), 'exit_confidence')
         return list(data_samples)

@@ -12,6 +12,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from dynperceiver.inference import DynamicRunner
 from dynperceiver.losses import batch_accuracies
 
 from ..registry import MODELS
@@ -31,7 +32,13 @@ class DynPerceiverClassifier(BaseModel):
         topk: Training accuracies to log per exit.
         data_preprocessor: See :class:`ClsDataPreprocessor`.
         init_cfg: MMEngine initialisation, for example ``dict(type='dynperceiver.ImageCheckpoint', checkpoint=PATH)``.
+
+    Attributes:
+        dynamic_runner: What predictions are made with where samples are to leave early; ``None`` runs all exits. See
+            :class:`~dynperceiver.hooks.ExitPolicyHook`.
     """
+
+    dynamic_runner: DynamicRunner | None = None
 
     def __init__(
         self,
@@ -64,7 +71,7 @@ class DynPerceiverClassifier(BaseModel):
 
         Returns:
             ``'tensor'``: logits of all exits, each (B, K). ``'loss'``: loss terms and accuracies of the batch. ``'predict'``: the data
-            samples with ``exit_scores`` (E, K), and of the last exit ``pred_score`` (K,) and ``pred_label``.
+            samples with the fields of :meth:`predict`.
 
         Raises:
             ValueError: For another mode, or a label that is missing or no class of the model.
@@ -94,12 +101,28 @@ class DynPerceiverClassifier(BaseModel):
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: Sequence[ClsDataSample] | None = None) -> list[ClsDataSample]:
-        """Softmax scores of every exit, on the data samples."""
-        scores_BEK = torch.stack(self.backbone(inputs), 1).float().softmax(-1)
+        """Softmax scores on the data samples.
+
+        Args:
+            inputs: Normalised images, shape (B, 3, H, W).
+            data_samples: One per image; default new ones.
+
+        Returns:
+            The data samples with ``exit_scores`` (E, K), and of the last exit ``pred_score`` (K,) and ``pred_label``. With
+            :attr:`dynamic_runner` the last two are of the exit where the sample left, which is in ``exit_index`` (0 to 3), with the
+            policy's score there in ``exit_confidence``, and there are no ``exit_scores``.
+        """
+        result = None if self.dynamic_runner is None else self.dynamic_runner(inputs)
+        logits = self.backbone(inputs) if result is None else (torch.as_tensor(result.logits),)
+        scores_BEK = torch.stack(tuple(logits), 1).float().softmax(-1)
         labels = scores_BEK[:, -1].argmax(1).tolist()
         samples = [ClsDataSample() for _ in labels] if data_samples is None else list(data_samples)
-        for sample, scores_EK, label in zip(samples, scores_BEK, labels, strict=True):
-            sample.set_field(scores_EK, 'exit_scores')
+        for number, (sample, scores_EK, label) in enumerate(zip(samples, scores_BEK, labels, strict=True)):
             sample.set_field(scores_EK[-1], 'pred_score')
             sample.set_field(label, 'pred_label')
+            if result is None:
+                sample.set_field(scores_EK, 'exit_scores')
+            else:
+                sample.set_field(int(result.exit_index[number]), 'exit_index')
+                sample.set_field(float(result.confidence[number]), 'exit_confidence')
         return samples

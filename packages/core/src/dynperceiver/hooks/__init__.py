@@ -6,6 +6,7 @@ from .checkpoint_file import CheckpointFileHook, checkpoint_name
 from .class_names import ClassNamesHook
 from .datasets import innermost_datasets
 from .draw_exits import DrawExitsHook, describe_exits, write_below
+from .exit_policy import ExitPolicyHook, TimedRunner, read_exit_policy
 from .non_finite_loss import NonFiniteLossHook
 from .reference_checkpoint import ReferenceCheckpointHook
 from .resumable_randomness import ResumableRandomnessHook, SeedSample
@@ -17,6 +18,7 @@ __all__ = [
     'CheckpointFileHook',
     'ClassNamesHook',
     'DrawExitsHook',
+    'ExitPolicyHook',
     'NonFiniteLossHook',
     'ReferenceCheckpointHook',
     'ResumableRandomnessHook',
@@ -24,8 +26,10 @@ __all__ = [
     'SkippedSampleHook',
     'SyncAveragedBuffersHook',
     'TestScalarsHook',
+    'TimedRunner',
     'checkpoint_name',
     'describe_exits',
     'innermost_datasets',
+    'read_exit_policy',
     'write_below',
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 
-from ..hooks import innermost_datasets
+from ..hooks import innermost_datasets, read_exit_policy
 
 __all__ = ['UsageError', 'parse_test_args', 'parse_train_args', 'read_config', 'test_config', 'train_config']
 
@@ -81,6 +81,17 @@ def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--interval', type=int, default=1, help='draw every so many samples (default: %(default)s; detection draws all)')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that a window stays (default: %(default)s)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model and tta_pipeline of the config')
+    dynamic = parser.add_argument_group(
+        'dynamic inference',
+        'Samples really stop at the exit that is sure enough of them. Reports accuracy, share of every exit, GFLOPs and milliseconds per '
+        "sample, all of this test, in place of the config's metrics. The batch size is that of the config; to measure latencies: "
+        '--cfg-options test_dataloader.batch_size=1',
+    )
+    dynamic.add_argument('--exit-policy', metavar='POLICY.json', help='who leaves where, as tools/calibrate.py wrote it')
+    dynamic.add_argument(
+        '--exit-backend', choices=['torch', 'onnxruntime'], help='where the network runs (default: torch); onnxruntime: exported first'
+    )
+    dynamic.add_argument('--max-exit', type=int, metavar='N', help='last exit that a sample may take, from 1 (default: all exits)')
     return parser.parse_args(argv)
 
 
@@ -199,10 +210,47 @@ def _augment_test(cfg: Config) -> None:
         print_log(f"--tta: the config lacks {' and '.join(missing)}, so MMDetection's defaults are used ({chosen})", logger='current')
 
 
+def _check_exit_policy(args: argparse.Namespace) -> None:
+    if args.exit_policy is None:
+        for flag in ('exit_backend', 'max_exit'):
+            if getattr(args, flag) is not None:
+                name = f'--{flag.replace("_", "-")}'
+                raise UsageError(f'{name} {getattr(args, flag)} is for dynamic inference alone; add --exit-policy POLICY.json')
+        return
+    if args.tta:
+        raise UsageError('--tta needs the scores of all exits for every view, and --exit-policy stops before; leave one of the two out')
+    if args.show or args.show_dir:
+        raise UsageError(
+            f"--show{'' if args.show else '-dir'} draws every exit's answer, and --exit-policy stops before some are there; draw in a test "
+            'without --exit-policy'
+        )
+    num_exits = read_exit_policy(args.exit_policy).num_exits
+    if args.max_exit is not None and not 1 <= args.max_exit <= num_exits:
+        raise UsageError(f'--max-exit {args.max_exit}: the policy has {num_exits} exits; pass 1 to {num_exits}, or leave it out')
+
+
+def _test_dynamically(cfg: Config, args: argparse.Namespace) -> None:
+    """Exchange the metrics, which need the scores of all exits, and add the hook that has samples leave."""
+    if cfg.get('default_scope') == 'mmdet' or str((cfg.get('model') or {}).get('type')).startswith('mmdet.'):
+        raise UsageError(
+            f"--exit-policy {args.exit_policy}: detectors run the whole network, and have no exits to leave at; it is for image "
+            'classification and action recognition'
+        )
+    hook = dict(
+        type='dynperceiver.ExitPolicyHook',
+        policy=args.exit_policy,
+        backend=args.exit_backend or 'torch',
+        max_exit=None if args.max_exit is None else args.max_exit - 1,
+    )
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+    cfg.test_evaluator = dict(type='dynperceiver.DynamicAccuracy')
+
+
 def test_config(args: argparse.Namespace) -> Config:
     """Config of a test with the flags merged in; ``--cfg-options`` have the last word.
 
     Raises:
+        CheckpointError: If the policy cannot be read.
         FileNotFoundError: If the config or the checkpoint is missing.
         UsageError: If a flag needs something that the config lacks, or a value is out of its rule.
     """
@@ -210,6 +258,7 @@ def test_config(args: argparse.Namespace) -> Config:
         raise UsageError(f'--interval {args.interval}: draw every 1 or more samples')
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         raise UsageError(f'--out {args.out}: predictions are kept in a pickle file, its name must end in .pkl or .pickle')
+    _check_exit_policy(args)
     cfg = _start_config(args)
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint} is missing; train one with tools/train.py {args.config}')
@@ -221,6 +270,8 @@ def test_config(args: argparse.Namespace) -> Config:
     # What follows wraps parts of the config, with what --cfg-options made of them inside.
     if args.tta:
         _augment_test(cfg)
+    if args.exit_policy is not None:
+        _test_dynamically(cfg, args)
     if args.out is not None:
         metric = dict(
             type='mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'mmengine.DumpResults', out_file_path=args.out

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from ..data import BadSampleError, DatasetError
 from ..hooks import CheckpointError, CheckpointFileHook
+from ..inference import BackendError, PolicyError
 from .options import UsageError
 
 __all__ = ['build_runner', 'prepare_cpu_processes', 'run_tool']
@@ -49,15 +50,16 @@ def build_runner(cfg: Config) -> Runner:
 def run_tool(main: Callable[[], None], *expected: type[Exception]) -> None:
     """Run a tool's main function; what its user can put right ends it with the message alone, since no traceback would say more.
 
-    That is a missing file, one that must not be overwritten, a checkpoint or data that cannot be used, and a command line that cannot
-    be followed.
+    That is a missing file, one that must not be overwritten, a checkpoint, an exit policy or data that cannot be used, and a command line
+    that cannot be followed.
 
     Args:
         main: The tool.
         expected: Further exceptions of this kind.
     """
     data: tuple[type[Exception], ...] = (DatasetError, BadSampleError)
-    caught: tuple[type[Exception], ...] = (FileNotFoundError, FileExistsError, CheckpointError, UsageError, *data, *expected)
+    files: tuple[type[Exception], ...] = (FileNotFoundError, FileExistsError, CheckpointError, PolicyError, BackendError)
+    caught = (*files, UsageError, *data, *expected)
     try:
         main()
     except caught as error:

@@ -1,17 +1,20 @@
-"""Metrics over all exits."""
+"""Metrics over all exits, and of dynamic inference."""
 
 from .collection import ExitFiguresMetric, ExitScoresMetric
+from .dynamic_accuracy import DynamicAccuracy, TimedRun
 from .exit_agreement import AgreementShares, ExitAgreement, exit_agreements
 from .exit_calibration import ExitCalibration, exit_calibrations, expected_calibration_error
 from .multi_exit_accuracy import MultiExitAccuracy, exit_accuracies
 
 __all__ = [
     'AgreementShares',
+    'DynamicAccuracy',
     'ExitAgreement',
     'ExitCalibration',
     'ExitFiguresMetric',
     'ExitScoresMetric',
     'MultiExitAccuracy',
+    'TimedRun',
     'exit_accuracies',
     'exit_agreements',
     'exit_calibrations',

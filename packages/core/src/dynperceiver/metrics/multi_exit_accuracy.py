@@ -12,7 +12,7 @@ import numpy as np
 from ..registry import METRICS
 from .collection import ExitFiguresMetric, check_scores, exit_table
 
-__all__ = ['MultiExitAccuracy', 'exit_accuracies']
+__all__ = ['MultiExitAccuracy', 'exit_accuracies', 'label_ranks']
 
 
 def exit_accuracies(scores_SEK: np.ndarray, labels_S: np.ndarray, topk: Sequence[int] = (1, 5)) -> list[dict[str, float]]:
@@ -33,11 +33,19 @@ def exit_accuracies(scores_SEK: np.ndarray, labels_S: np.ndarray, topk: Sequence
         ValueError: If there is no sample, a score is not finite, or a label is no class number.
     """
     check_scores(scores_SEK, labels_S, 'an accuracy')
-    return _accuracies(_label_ranks(scores_SEK, labels_S), labels_S, topk)
+    return _accuracies(label_ranks(scores_SEK, labels_S), labels_S, topk)
 
 
-def _label_ranks(scores_SEK: np.ndarray, labels_S: np.ndarray) -> np.ndarray:
-    """Number of classes that come before the label's, shape (samples, exits)."""
+def label_ranks(scores_SEK: np.ndarray, labels_S: np.ndarray) -> np.ndarray:
+    """Number of classes that come before the label's: 0 for a right answer.
+
+    Args:
+        scores_SEK: Scores, shape (samples, exits, classes).
+        labels_S: Class numbers, shape (samples,).
+
+    Returns:
+        Ranks, shape (samples, exits); of equal scores the class of the smaller number comes first.
+    """
     label_S11 = labels_S[:, None, None]
     own_SE1 = np.take_along_axis(scores_SEK, label_S11, axis=2)
     tied_SEK = (scores_SEK == own_SE1) & (np.arange(scores_SEK.shape[2]) < label_S11)
@@ -75,7 +83,7 @@ class MultiExitAccuracy(ExitFiguresMetric):
 
     def reduce(self, scores_SEK: np.ndarray, labels_S: np.ndarray) -> dict[str, np.ndarray]:
         """Rank of the label, from 0."""
-        return {'rank': _label_ranks(scores_SEK, labels_S)}
+        return {'rank': label_ranks(scores_SEK, labels_S)}
 
     def measure(self, figures: Mapping[str, np.ndarray], labels_S: np.ndarray) -> tuple[dict[str, float], str]:
         """Accuracies over all samples, and a table with a row per exit."""

@@ -1,0 +1,260 @@
+"""Segments as ONNX graphs in ONNX Runtime, from a folder that ``tools/export.py`` wrote.
+
+NumPy, ONNX Runtime and the standard library only: a machine that serves has no PyTorch.
+
+Shape suffixes: B rows, S samples, T frames, K classes; the maps in a state are (B, H, W, C).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .base import BackendError
+from .manifest import MANIFEST, REMEDY, GraphEntry, file_sha256, is_count, read_manifest
+
+__all__ = ['OnnxRuntimeBackend', 'OnnxState']
+
+@dataclass(frozen=True)
+class OnnxState:
+    """What is handed from one segment's graph to the next.
+
+    Attributes:
+        arrays: Arrays by entry, with ``num_frames`` rows per sample.
+        num_samples: Samples.
+    """
+
+    arrays: dict[str, np.ndarray]
+    num_samples: int
+
+
+def _default_num_threads() -> int:
+    """``OMP_NUM_THREADS`` where it is set, as for PyTorch, otherwise the processors that this process may use."""
+    wanted = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0].strip()
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+class OnnxRuntimeBackend:
+    """Runs the graphs of an exported folder on the CPU.
+
+    A graph is loaded when a sample first reaches its segment; all files are checked at once. The backend may be called from several
+    threads, and used again in a forked process.
+
+    Args:
+        folder: What ``tools/export.py`` wrote.
+        num_threads: Threads per graph; graphs run one after another, and a thread that waits sleeps while none runs. Default:
+            ``OMP_NUM_THREADS``, or the processors that this process may use.
+
+    Raises:
+        BackendError: If the folder or one of its files is missing, damaged, or of another version; or the number is not positive; or
+            ONNX Runtime is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], num_threads: int | None = None) -> None:
+        if num_threads is not None and not is_count(num_threads):
+            raise BackendError(f'num_threads={num_threads!r}: pass a whole number of 1 or more, or None for all processors')
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.num_threads = num_threads or _default_num_threads()
+        self._runtime()
+        for graph in self.manifest.segments:
+            self._check_file(graph)
+        self._forget_sessions()
+
+    def _forget_sessions(self) -> None:
+        self._sessions: list[Any] = [None] * self.num_exits
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.folder, self.num_threads)
+
+    @staticmethod
+    def _runtime() -> Any:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise BackendError(
+                f"backend='onnxruntime' needs ONNX Runtime, which cannot be imported ({error}); install it: pip install onnxruntime"
+            ) from error
+        return onnxruntime
+
+    @property
+    def num_exits(self) -> int:
+        """Segments, each with its exit."""
+        return self.manifest.num_exits
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of every exit."""
+        return self.manifest.num_classes
+
+    @property
+    def num_frames(self) -> int:
+        """Frames per sample, 1 for images."""
+        return self.manifest.num_frames
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the weights, which policies are bound to."""
+        return self.manifest.fingerprint
+
+    @property
+    def num_loaded(self) -> int:
+        """Graphs that were loaded so far."""
+        return sum(session is not None for session in self._sessions)
+
+    def _check_file(self, graph: GraphEntry) -> None:
+        path = self.folder / graph.file
+        if not path.is_file():
+            raise BackendError(f'{path} is missing, which {MANIFEST} lists; copy the whole folder, or {REMEDY}')
+        if file_sha256(path) != graph.sha256:
+            raise BackendError(
+                f'{path} is not the file that was exported: its SHA-256 is not that in {MANIFEST}; copy the folder again, or {REMEDY}'
+            )
+
+    def _session(self, exit_index: int) -> Any:
+        if self._process != os.getpid():  # threads of a session do not follow into a forked process, and its end would wait for them
+            self._left_behind = self._sessions
+            self._forget_sessions()
+        session = self._sessions[exit_index]
+        if session is None:
+            with self._lock:
+                session = self._sessions[exit_index]
+                if session is None:
+                    session = self._sessions[exit_index] = self._load(self.manifest.segments[exit_index])
+        return session
+
+    def _load(self, graph: GraphEntry) -> Any:
+        runtime, path = self._runtime(), self.folder / graph.file
+
+        def load(own_threads: bool) -> Any:
+            options = runtime.SessionOptions()
+            options.log_severity_level = 4 if own_threads else 3
+            options.intra_op_num_threads = self.num_threads
+            # Threads that spin between two runs would take the processors from the next segment's.
+            options.add_session_config_entry('session.force_spinning_stop', '1')
+            options.use_per_session_threads = own_threads
+            return runtime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'], enable_fallback=0)
+
+        try:
+            try:
+                session = load(own_threads=True)
+            except RuntimeError as error:
+                if 'use_per_session_threads' not in str(error):
+                    raise
+                session = load(own_threads=False)  # the program has made a pool for all sessions, and ONNX Runtime allows no other
+        except Exception as error:
+            raise BackendError(
+                f'{path} cannot be loaded by ONNX Runtime {runtime.__version__} ({" ".join(str(error).split())}); update onnxruntime, or '
+                'export the checkpoint anew with tools/export.py and a smaller --opset'
+            ) from error
+        found = {one.name for one in session.get_inputs()}, {one.name for one in session.get_outputs()}
+        if found != (set(graph.inputs), set(graph.outputs)):
+            raise BackendError(f'{path} has the inputs and outputs {found}, and {MANIFEST} lists others; {REMEDY}')
+        return session
+
+    def start(self, images: Any) -> OnnxState:
+        """The state before segment 1.
+
+        Args:
+            images: Images or frames, shape (S * num_frames, 3, H, W), or clips of shape (S, num_frames, 3, H, W), of a floating-point
+                type, normalised; what NumPy takes as an array, tensors on the CPU included. Contiguous float32 arrays are not copied.
+
+        Raises:
+            BackendError: If this is no such array, or H and W are not those that were exported.
+        """
+        frames = self.num_frames
+        try:
+            array = np.asarray(images)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BackendError(
+                f'input of type {type(images).__name__} cannot be taken as a NumPy array ({error}); pass a NumPy array, or a tensor on the '
+                'CPU without gradients'
+            ) from error
+        shape = array.shape
+        if array.ndim == 5 and shape[1] == frames:
+            array = array.reshape(-1, *shape[2:])
+        if array.ndim != 4 or array.shape[1] != 3 or array.shape[0] % frames:
+            clips = '' if frames == 1 else f', frames of clips as (clips * {frames}, 3, H, W) or (clips, {frames}, 3, H, W)'
+            raise BackendError(f'input of shape {shape}: pass images as (S, 3, H, W){clips}')
+        if array.shape[2:] != self.manifest.image_size:
+            height, width = self.manifest.image_size
+            raise BackendError(
+                f'input of {array.shape[2]}x{array.shape[3]} pixels (height x width): these graphs were exported for {height}x{width}; '
+                f'resize the images, or export for their size with tools/export.py --shape {array.shape[2]} {array.shape[3]}'
+            )
+        if array.dtype.kind != 'f':
+            preprocessing = self.manifest.preprocessing
+            known = ', '.join(f'{name}={preprocessing[name]}' for name in ('mean', 'std') if name in preprocessing)
+            raise BackendError(
+                f'input of type {array.dtype}: pass normalised images as floating-point numbers, (pixels - mean) / std per channel'
+                + (f' with {known}' if known else ' as in training')
+            )
+        return OnnxState({'images': np.ascontiguousarray(array, np.float32)}, len(array) // frames)
+
+    def num_samples(self, state: OnnxState) -> int:
+        """Samples in a state."""
+        return state.num_samples
+
+    def run(self, exit_index: int, state: OnnxState) -> tuple[np.ndarray, OnnxState]:
+        """Run segment ``exit_index + 1``.
+
+        Returns:
+            Logits of its exit as float32 (S, K), and the state for the next segment. They may share memory: write into neither.
+
+        Raises:
+            BackendError: If the state is not that of the segment before, or the graph cannot be loaded.
+        """
+        graph = self.manifest.segments[exit_index]
+        if not state.num_samples:
+            return np.empty((0, self.num_classes), np.float32), OnnxState({}, 0)
+        missing = [name for name in (*graph.inputs, *graph.keeps) if name not in state.arrays]
+        if missing:
+            raise BackendError(
+                f'segment {exit_index + 1} got a state without {", ".join(missing)}; pass it the state that segment {exit_index} returned'
+                if exit_index
+                else f'segment 1 got a state without {", ".join(missing)}; pass it the state that start() returned'
+            )
+        results = self._session(exit_index).run(list(graph.outputs), {name: state.arrays[name] for name in graph.inputs})
+        outputs = dict(zip(graph.outputs, results, strict=True))
+        arrays = {name: outputs[output] for name, output in graph.updates.items()}
+        arrays.update((name, state.arrays[name]) for name in graph.keeps)
+        return outputs['logits'], OnnxState(arrays, state.num_samples)
+
+    def select(self, state: OnnxState, index_S: np.ndarray) -> OnnxState:
+        """The state of some samples only, numbers of int64, in that order; a clip stays whole."""
+        rows_B = np.asarray(index_S, np.int64)
+        if self.num_frames > 1:
+            rows_B = (rows_B[:, None] * self.num_frames + np.arange(self.num_frames)).ravel()
+        return OnnxState({name: array[rows_B] for name, array in state.arrays.items()}, len(index_S))
+
+    def narrow(self, state: OnnxState, start: int, stop: int) -> OnnxState:
+        """The state of the consecutive samples from ``start`` to before ``stop``, without copying."""
+        rows_B = slice(start * self.num_frames, stop * self.num_frames)
+        return OnnxState({name: array[rows_B] for name, array in state.arrays.items()}, stop - start)
+
+    def concat(self, states: Sequence[OnnxState]) -> OnnxState:
+        """One state of the samples of several, all after the same segment.
+
+        Raises:
+            BackendError: If they are not after the same segment.
+        """
+        states = [state for state in states if state.num_samples] or list(states[:1])
+        names = set(states[0].arrays)
+        if any(set(state.arrays) != names for state in states):
+            found = [sorted(state.arrays) for state in states]
+            raise BackendError(f'states with {found} do not belong together; pass those that one segment returned')
+        arrays = {name: np.concatenate([state.arrays[name] for state in states]) for name in names}
+        return OnnxState(arrays, sum(state.num_samples for state in states))
+
+    def wrap(self, array: np.ndarray) -> np.ndarray:
+        """A result as this backend's users get it."""
+        return array

@@ -1,0 +1,95 @@
+"""Export a checkpoint for serving without PyTorch: python tools/export.py CONFIG CHECKPOINT OUT_DIR.
+
+OUT_DIR gets one ONNX graph per segment, manifest.json, and the policy, once the graphs' logits were compared with the network's.
+"""
+
+import argparse
+import logging
+from typing import Any
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
+from dynperceiver.analysis import find_network
+from dynperceiver.checkpoint import read_checkpoint_file, read_state_dict
+from dynperceiver.export import export_segments, export_table, read_preprocessing
+from dynperceiver.inference import ExitPolicy
+from dynperceiver.launch import UsageError, read_config, run_tool
+from dynperceiver.models import DynPerceiver
+
+SERVE = """\
+Serve it, with NumPy and onnxruntime alone (images: normalised, float32, shape {shape}):
+    from dynperceiver.inference import DynamicRunner
+    runner = DynamicRunner({folder!r}, backend='onnxruntime')
+    result = runner(images)"""
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file of a model with exits')
+    parser.add_argument('checkpoint', help="checkpoint file of this config, or the authors' file of this network")
+    parser.add_argument('out_dir', metavar='OUT_DIR', help='folder to write; an earlier export there is replaced')
+    parser.add_argument('--policy', metavar='FILE', help='policy of tools/calibrate.py, which goes into the folder')
+    parser.add_argument(
+        '--shape', type=int, nargs='+', metavar='PIXELS', help='height and width of the images (default: input_shape of the config, or 224)'
+    )
+    parser.add_argument('--opset', type=int, default=20, help="version of ONNX's operators (default: %(default)s)")
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
+    args = parser.parse_args()
+    if args.shape is not None and len(args.shape) > 2:
+        raise UsageError(f'--shape {args.shape}: give one number for a square, or height and width')
+    return args
+
+
+def build_network(cfg: Config, checkpoint: str) -> tuple[nn.Module, DynPerceiver]:
+    """The config's model, and within it the network with the checkpoint's weights, every one of them."""
+    if cfg.get('model') is None:
+        raise UsageError(f'{cfg.filename} has no model; pass the config of a training')
+    state_dict = read_state_dict(checkpoint)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = MODELS.build(cfg.model)
+    network = find_network(model)
+    if network is None or network.exits is None:
+        raise UsageError(f'{type(model).__name__} holds no DynPerceiver with exits; pass the config of one, such as an image classifier')
+    try:
+        network.load_state_dict(state_dict)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f'{checkpoint} does not go with {cfg.filename}: {error}') from error
+    return model, network
+
+
+def class_names(checkpoint: str, num_classes: int | None) -> Any:
+    """Names of the classes that a checkpoint was trained on, if it says so."""
+    meta = read_checkpoint_file(checkpoint).get('meta') or {}
+    names = (meta.get('dataset_meta') or {}).get('classes') if isinstance(meta, dict) else None
+    return names if isinstance(names, list | tuple) and len(names) == num_classes else None
+
+
+def main() -> None:
+    """Parse, build, load, export, print."""
+    args = parse_args()
+    logging.disable(logging.WARNING)
+    cfg = read_config(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    policy = None if args.policy is None else ExitPolicy.load(args.policy)
+    model, network = build_network(cfg, args.checkpoint)
+    shape = args.shape or list(cfg.get('input_shape') or (224,))
+    report = export_segments(
+        network,
+        args.out_dir,
+        (shape[0], shape[-1]),
+        policy,
+        args.opset,
+        read_preprocessing(model),
+        class_names(args.checkpoint, network.num_classes),
+    )
+    print(export_table(report))
+    rows = 'S' if network.num_frames == 1 else f'S * {network.num_frames}'
+    print(SERVE.format(folder=str(args.out_dir), shape=f'({rows}, 3, {shape[0]}, {shape[-1]})'))
+
+
+if __name__ == '__main__':
+    run_tool(main, ValueError)

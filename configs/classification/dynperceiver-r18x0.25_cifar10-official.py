@@ -11,4 +11,5 @@ test_pipeline = [*_base_.test_pipeline[:-1], enlarge, _base_.test_pipeline[-1]]
 train_dataloader = dict(batch_size=64, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+calibration_dataloader = val_dataloader
 input_shape = (64, 64)

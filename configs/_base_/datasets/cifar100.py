@@ -7,3 +7,4 @@ num_classes = 100
 train_dataloader = dict(dataset=dict(type=dataset_type, source=source))
 val_dataloader = dict(dataset=dict(type=dataset_type, source=source))
 test_dataloader = val_dataloader
+calibration_dataloader = val_dataloader

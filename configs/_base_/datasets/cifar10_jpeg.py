@@ -37,3 +37,5 @@ test_dataloader = dict(
     num_workers=1,
     dataset=dict(
         type=dataset_type, data_root=data_root, ann_file=ann_file, split='test', source=source, pipeline=test_pipeline))
+# Exit policies are solved on the images that validate: no weight was fitted to them, and no test image is among them.
+calibration_dataloader = val_dataloader

@@ -1,9 +1,13 @@
 # The embedded demo clips: handwritten digits in eight motions. Made by tools/make_demo_clips.py data/demo, or by `make demo`.
 # No flips and no rotations: left and right, up and down, clockwise and anticlockwise are classes.
+# Exit policies are solved on clips of their own, made with another seed from the digits that training never sees:
+# python tools/make_demo_clips.py data/demo_held_out --seed 1 --num-train 8 --num-val 800
 data_root = 'data/demo'
 dataset_type = 'dynperceiver_action.VideoDataset'
 source = 'tools/make_demo_clips.py: run `python tools/make_demo_clips.py data/demo`'
 num_classes = 8
+held_out_root = 'data/demo_held_out'
+held_out_source = 'python tools/make_demo_clips.py data/demo_held_out --seed 1 --num-train 8 --num-val 800'
 meta_keys = ('img_shape', 'img_key', 'video_id', 'timestamp', 'filename')
 
 train_pipeline = [
@@ -49,6 +53,19 @@ val_dataloader = dict(
         pipeline=test_pipeline,
         test_mode=True))
 test_dataloader = val_dataloader
+calibration_dataloader = dict(
+    batch_size=32,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=held_out_root,
+        ann_file='val.txt',
+        data_prefix=dict(video=''),
+        source=held_out_source,
+        pipeline=test_pipeline,
+        test_mode=True))
 
 val_evaluator = dict(type='dynperceiver.MultiExitAccuracy')
 test_evaluator = val_evaluator

@@ -14,6 +14,7 @@ val_dataloader = dict(
     collate_fn=dict(type='dynperceiver_cls.stack_samples'),
     dataset=dict(test_mode=True))
 test_dataloader = val_dataloader
+calibration_dataloader = val_dataloader  # tools/calibrate.py: data that neither train nor test
 
 val_evaluator = [
     dict(type='dynperceiver.MultiExitAccuracy'),

@@ -1,6 +1,8 @@
 # Kinetics-400: 400 classes, videos decoded by decord.
 # Sampling, crops and flips are those of TSM with 8 frames of 224x224; testing takes one centre crop of one clip.
 # The lists have a line `file label` per clip, as mmaction2's tools/data/build_file_list.py writes them.
+# Exit policies are solved on kinetics400_holdout_list_videos.txt: some thousand lines moved there from the training list before training.
+# tools/calibrate.py refuses clips that were trained on.
 data_root = 'data/kinetics400'
 dataset_type = 'dynperceiver_action.VideoDataset'
 source = 'Kinetics-400 (DeepMind), https://github.com/cvdfoundation/kinetics-dataset'
@@ -60,6 +62,19 @@ val_dataloader = dict(
         pipeline=test_pipeline,
         test_mode=True))
 test_dataloader = val_dataloader
+calibration_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='kinetics400_holdout_list_videos.txt',
+        data_prefix=dict(video='videos_train'),
+        source=source,
+        pipeline=test_pipeline,
+        test_mode=True))
 
 val_evaluator = dict(type='dynperceiver.MultiExitAccuracy')
 test_evaluator = val_evaluator

@@ -1,6 +1,8 @@
 # Something-Something V1: 174 classes, raw frames as the data set ships, one folder of 00001.jpg, 00002.jpg ... per clip.
 # Sampling, crops and flips are those of TSM with 8 frames of 224x224; testing takes one centre crop of one clip.
 # The lists have a line `folder number_of_frames label` per clip, as mmaction2's tools/data/build_file_list.py writes them.
+# Exit policies are solved on sthv1_holdout_list_rawframes.txt: some thousand lines moved there from the training list before training.
+# tools/calibrate.py refuses clips that were trained on.
 data_root = 'data/sthv1'
 dataset_type = 'dynperceiver_action.RawframeDataset'
 source = 'Something-Something V1 (20BN, now Qualcomm), https://www.qualcomm.com/developer/software/something-something-v-2-dataset'
@@ -62,6 +64,20 @@ val_dataloader = dict(
         pipeline=test_pipeline,
         test_mode=True))
 test_dataloader = val_dataloader
+calibration_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='sthv1_holdout_list_rawframes.txt',
+        data_prefix=dict(img='rawframes'),
+        filename_tmpl='{:05}.jpg',
+        source=source,
+        pipeline=test_pipeline,
+        test_mode=True))
 
 val_evaluator = dict(type='dynperceiver.MultiExitAccuracy')
 test_evaluator = val_evaluator

@@ -1,6 +1,8 @@
 # Something-Something V2: 174 classes, videos (webm as the data set ships, or re-encoded), decoded by decord.
 # Sampling, crops and flips are those of TSM with 8 frames of 224x224; testing takes one centre crop of one clip.
 # The lists have a line `file label` per clip, as mmaction2's tools/data/build_file_list.py writes them.
+# Exit policies are solved on sthv2_holdout_list_videos.txt: some thousand lines moved there from the training list before training.
+# tools/calibrate.py refuses clips that were trained on.
 data_root = 'data/sthv2'
 dataset_type = 'dynperceiver_action.VideoDataset'
 source = 'Something-Something V2 (20BN, now Qualcomm), https://www.qualcomm.com/developer/software/something-something-v-2-dataset'
@@ -62,6 +64,19 @@ val_dataloader = dict(
         pipeline=test_pipeline,
         test_mode=True))
 test_dataloader = val_dataloader
+calibration_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='sthv2_holdout_list_videos.txt',
+        data_prefix=dict(video='videos'),
+        source=source,
+        pipeline=test_pipeline,
+        test_mode=True))
 
 val_evaluator = dict(type='dynperceiver.MultiExitAccuracy')
 test_evaluator = val_evaluator

@@ -1,0 +1,141 @@
+"""The runner on exported graphs: stops as it does in PyTorch, and serves without it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exported_networks import EXPORTED, all_logits, exported, random_images
+
+from dynperceiver.export import in_memory
+from dynperceiver.inference import BackendError, DynamicRunner, ExitPolicy, PolicyRecord, RunResult, gather
+
+
+def _spread_policy(logits_ESK: np.ndarray) -> ExitPolicy:
+    """Samples leave everywhere; thresholds lie in the middle between scores, since these graphs round differently."""
+    probe, stay_S, thresholds = ExitPolicy((0.5,) * (len(logits_ESK) - 1)), np.arange(logits_ESK.shape[1]), []
+    for exit_index in range(len(logits_ESK) - 1):
+        score_S = np.sort(probe.score_of(exit_index, logits_ESK[exit_index][stay_S]))
+        middle = len(score_S) // 2
+        thresholds.append(float(score_S[middle - 1 : middle + 1].mean()))
+        stay_S = stay_S[probe.score_of(exit_index, logits_ESK[exit_index][stay_S]) < thresholds[-1]]
+    return ExitPolicy(tuple(thresholds))
+
+
+def _assert_replayed(result: RunResult, policy: ExitPolicy, logits_ESK: np.ndarray, max_exit: int | None = None) -> None:
+    exit_S, score_S = policy.replay(logits_ESK, max_exit)
+    np.testing.assert_array_equal(result.exit_index, exit_S)
+    expected_SK = logits_ESK[exit_S, np.arange(len(exit_S))]
+    np.testing.assert_allclose(result.logits, expected_SK, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(result.confidence, score_S, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('kind', EXPORTED)
+def test_every_kind_answers_as_replayed(kind: str) -> None:
+    one = exported(kind)
+    images = random_images(one, 16)
+    logits = np.stack(all_logits(one.network, images))
+    policy = _spread_policy(logits)
+    runner = DynamicRunner(one.folder, policy, backend='onnxruntime')
+    result = runner(images)
+    assert isinstance(result.logits, np.ndarray)
+    assert len(set(result.exit_index.tolist())) == (3 if kind == 'ablated' else 4)  # the exit 3 of that one is sure of everything
+    _assert_replayed(result, policy, logits)
+    rows = one.network.num_frames
+    for count in (1, 2, 7):
+        _assert_replayed(runner(images[: count * rows]), policy, logits[:, :count])
+    batches = np.split(images, [3 * rows, 4 * rows, 9 * rows])
+    _assert_replayed(gather(runner.stream(batches, batch_size=4)), policy, logits)
+    _assert_replayed(runner(images, max_exit=1), policy, logits, 1)
+    assert runner(images[:0]).logits.shape == (0, 5)
+
+
+def test_graphs_of_skipped_segments_are_not_even_loaded() -> None:
+    one = exported('resnet')
+    runner = DynamicRunner(one.folder, ExitPolicy((0.0, 0.5, 0.5)), backend='onnxruntime')
+    runner(random_images(one, 3))
+    assert runner.backend.num_loaded == 1
+    runner(random_images(one, 1)[:0])
+    assert runner.backend.num_loaded == 1
+    DynamicRunner(None, backend=runner.backend, max_exit=2)(random_images(one, 1))
+    assert runner.backend.num_loaded == 3
+
+
+def test_views_of_a_video() -> None:
+    one = exported('clips')
+    frames = random_images(one, 12)
+    logits = np.stack(all_logits(one.network, frames)).reshape(4, 6, 2, -1).mean(2)
+    policy = _spread_policy(logits)
+    runner = DynamicRunner(one.folder, policy, backend='onnxruntime', views=2)
+    _assert_replayed(runner(frames), policy, logits)
+    _assert_replayed(gather(runner.stream(np.split(frames, 3), batch_size=3)), policy, logits)
+
+
+def test_a_network_in_memory_is_exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = exported('resnet')
+    exports: list[tuple[int, int]] = []
+
+    def copy_of_the_export(network: object, folder: str, image_size: tuple[int, int]) -> None:
+        assert network is one.network
+        exports.append(image_size)
+        for path in one.folder.iterdir():
+            (Path(folder) / path.name).write_bytes(path.read_bytes())
+
+    monkeypatch.setattr(in_memory, 'export_segments', copy_of_the_export)
+    images = random_images(one, 6)
+    logits = np.stack(all_logits(one.network, images))
+    policy = _spread_policy(logits)
+    runner = DynamicRunner(one.network, policy, backend='onnxruntime', num_threads=1)
+    assert not exports
+    for _ in range(2):
+        _assert_replayed(runner(images), policy, logits)
+    assert exports == [one.report.manifest.image_size]
+    with pytest.raises(BackendError, match='exported for 64x64'):
+        runner(images[:, :, :32, :32])
+
+
+def test_the_policy_of_the_folder_is_taken(tmp_path: Path) -> None:
+    one = exported('resnet')
+    for path in one.folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    images = random_images(one, 4)
+    assert DynamicRunner(tmp_path, backend='onnxruntime')(images).exit_index.tolist() == [3] * 4
+    ExitPolicy((2.0, 0.0, 0.5)).save(tmp_path / 'policy.json')
+    assert DynamicRunner(tmp_path, backend='onnxruntime')(images).exit_index.tolist() == [1] * 4
+    assert DynamicRunner(tmp_path, ExitPolicy((0.0, 0.0, 0.0)), backend='onnxruntime')(images).exit_index.tolist() == [0] * 4
+    other = ExitPolicy((0.5,) * 3, record=PolicyRecord(checkpoint='sha256:' + '0' * 64))
+    other.save(tmp_path / 'policy.json')
+    with pytest.raises(ValueError) as caught:
+        DynamicRunner(tmp_path, backend='onnxruntime')
+    assert one.report.manifest.fingerprint in str(caught.value) and '0' * 64 in str(caught.value)
+
+
+def test_input_that_is_no_number_is_named() -> None:
+    one = exported('resnet')
+    images = random_images(one, 4)
+    images[1, 0, 3, 3] = np.nan
+    with pytest.raises(ValueError, match=r'(?s)exit 1.*sample 1'):
+        DynamicRunner(one.folder, ExitPolicy((0.5,) * 3), backend='onnxruntime')(images)
+
+
+def test_serving_imports_no_torch(tmp_path: Path) -> None:
+    """In a process of its own, where PyTorch and MMEngine cannot be imported."""
+    one = exported('resnet')
+    images = random_images(one, 4)
+    np.save(tmp_path / 'images.npy', images)
+    code = f"""
+import sys
+for name in ('torch', 'mmengine', 'onnx', 'onnxscript'):
+    sys.modules[name] = None
+import numpy as np
+from dynperceiver.inference import DynamicRunner, ExitPolicy, gather
+runner = DynamicRunner({str(one.folder)!r}, ExitPolicy((0.0, 0.5, 0.5)), backend='onnxruntime')
+images = np.load({str(tmp_path / 'images.npy')!r})
+np.save({str(tmp_path / 'logits.npy')!r}, runner(images).logits)
+assert gather(runner.stream([images, images])).logits.shape == (8, 5)
+"""
+    subprocess.run([sys.executable, '-c', code], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / 'logits.npy'), all_logits(one.network, images)[0], rtol=1e-4, atol=1e-4)

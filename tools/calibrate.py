@@ -1,0 +1,108 @@
+"""Solve when samples leave early, on held-out data: python tools/calibrate.py CONFIG CHECKPOINT --budget-gflops 0.8 --out policy.json.
+
+The samples are those of calibration_dataloader in the config; none of them may have been trained on, or be tested on. With --save-logits
+the network runs once, and --from-logits solves for further goals in seconds.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import DictAction
+
+import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
+from dynperceiver.inference import BACKENDS
+from dynperceiver.inference.backends.torch_backend import network_with_exits
+from dynperceiver.inference.calibration import calibrate
+from dynperceiver.inference.exit_times import time_exits
+from dynperceiver.inference.fingerprints import fingerprint_of_network
+from dynperceiver.inference.held_out_logits import HeldOutLogits, collect_logits, sample_form
+from dynperceiver.inference.policies import SCORES
+from dynperceiver.inference.policy_report import policy_table
+from dynperceiver.launch import UsageError, parse_test_args, run_tool, test_config
+from dynperceiver.launch.held_out_data import build_calibration
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file with calibration_dataloader')
+    parser.add_argument('checkpoint', help='checkpoint file of this config')
+    parser.add_argument('--out', required=True, metavar='POLICY.json', type=Path, help='policy to write')
+    goals = parser.add_argument_group('goal (one of these)').add_mutually_exclusive_group(required=True)
+    goals.add_argument('--budget-gflops', type=float, metavar='X', help='highest accuracy within X GFLOPs per sample on average')
+    goals.add_argument('--budget-ms', type=float, metavar='X', help='the same in milliseconds, measured here and now')
+    goals.add_argument('--exit-fractions', type=float, nargs='+', metavar='SHARE', help='share of the samples to leave at each exit')
+    goals.add_argument('--max-accuracy-drop', type=float, metavar='X', help='lowest cost at a loss of at most X (0.01 is one point)')
+    parser.add_argument('--confidence-level', type=float, default=0.9, help='probability of that promise (default: %(default)s)')
+    parser.add_argument('--score', choices=list(SCORES), default='confidence', help='how sure an exit is (default: %(default)s)')
+    parser.add_argument('--fit-temperature', action='store_true', help='fit a temperature per exit first')
+    parser.add_argument('--backend', choices=list(BACKENDS), default='torch', help='where the network runs (default: %(default)s)')
+    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='samples per batch for --budget-ms (default: %(default)s)')
+    logits = parser.add_mutually_exclusive_group()
+    logits.add_argument('--save-logits', type=Path, metavar='FILE.npz', help='keep what all exits answer')
+    logits.add_argument('--from-logits', type=Path, metavar='FILE.npz', help='take it from there')
+    parser.add_argument('--overwrite', action='store_true', help='replace POLICY.json and FILE.npz if they exist')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
+    args = parser.parse_args()
+    for flag, path in (('--out', args.out), ('--save-logits', args.save_logits)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f'{flag} {path}: its folder is missing; make it first')
+        if path is not None and path.exists() and not args.overwrite:
+            raise FileExistsError(f'{flag} {path} exists already; choose another name or pass --overwrite')
+    if args.batch_size < 1:
+        raise UsageError(f'--batch-size {args.batch_size}: time batches of 1 or more samples')
+    return args
+
+
+def show_progress(loader: Any) -> Iterator[Any]:
+    """Go through a loader; on a terminal one line moves, elsewhere a line is printed for every tenth."""
+    total, start, shown, terminal = len(loader), time.monotonic(), -1, sys.stderr.isatty()
+    for done, batch in enumerate(loader, 1):
+        yield batch
+        if terminal or 10 * done // total > shown or done == total:
+            shown = 10 * done // total
+            text = f'held-out samples: batch {done} of {total}, {time.monotonic() - start:.0f} s'
+            print(f'\r{text}' if terminal else text, end='' if terminal and done < total else '\n', file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Parse, load, run the network over the held-out samples, solve, write, say what was found."""
+    args = parse_args()
+    goal = {name: getattr(args, name) for name in ('budget_gflops', 'budget_ms', 'exit_fractions', 'max_accuracy_drop')}
+    options: dict[str, Any] = dict(confidence_level=args.confidence_level, score=args.score)
+    options['temperature'] = 'fit' if args.fit_temperature else 1.0
+    with tempfile.TemporaryDirectory() as work_dir:
+        test_args = parse_test_args([args.config, args.checkpoint, '--work-dir', work_dir])
+        test_args.cfg_options = args.cfg_options
+        calibration = build_calibration(test_config(test_args))
+        model, loader, held_out = calibration.model, calibration.loader, calibration.fingerprint
+        network = network_with_exits(model)
+        form = sample_form(network, loader.dataset[0]['inputs'].shape)
+        options['cost_gflops'] = form.cost_gflops(network)
+        if args.budget_ms is None:  # what no policy can reach is said before the network runs over all samples
+            calibrate(np.zeros((4, 8, 2), np.float32), np.zeros(8, np.int64), **goal, **options)
+        checkpoint = fingerprint_of_network(network)
+        if args.from_logits is not None:
+            logits = HeldOutLogits.load(args.from_logits, checkpoint, held_out, form)
+        else:
+            logits = collect_logits(model, loader, held_out, args.backend, show_progress)
+            if args.save_logits is not None:
+                logits.save(args.save_logits)
+        if args.budget_ms is not None:
+            options['cost_ms'], options['machine'] = time_exits(model, loader, args.backend, args.batch_size)
+    policy = calibrate(logits.logits_ESK, logits.labels_S, **goal, **options, checkpoint=checkpoint, calibration_set=held_out)
+    policy.save(args.out)
+    print(policy_table(policy, logits.logits_ESK, logits.labels_S))
+    if args.budget_ms is not None:
+        print(f'measured on {options["machine"]}; these times hold for that alone')
+    print(f'{args.out} is written; next: python tools/test.py {args.config} {args.checkpoint} --exit-policy {args.out}')
+
+
+if __name__ == '__main__':
+    run_tool(main, ValueError)

@@ -59,7 +59,7 @@ def run_tool(main: Callable[[], None], *expected: type[Exception]) -> None:
     """
     data: tuple[type[Exception], ...] = (DatasetError, BadSampleError)
     files: tuple[type[Exception], ...] = (FileNotFoundError, FileExistsError, CheckpointError, PolicyError, BackendError)
-    caught = (*files, UsageError, *data, *expected)
+    caught: tuple[type[Exception], ...] = (*files, UsageError, *data, *expected)
     try:
         main()
     except caught as error:

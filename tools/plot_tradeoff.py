@@ -1,0 +1,109 @@
+"""Draw accuracy against cost of early exits: python tools/plot_tradeoff.py CONFIG CHECKPOINT --out DIR (see --help).
+
+Policies for 33 budgets are solved on the config's calibration_dataloader and judged on its test data; milliseconds are measured here and
+now. Writes tradeoff.png, accuracy against GFLOPs and against milliseconds, and tradeoff.csv with every point.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import DictAction
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import track
+
+import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
+from dynperceiver.checkpoint import read_state_dict
+from dynperceiver.inference import BACKENDS
+from dynperceiver.inference.backends.torch_backend import network_with_exits
+from dynperceiver.inference.fingerprints import fingerprint_of_network
+from dynperceiver.inference.held_out_logits import HeldOutLogits, collect_logits, sample_form
+from dynperceiver.inference.policies import SCORES
+from dynperceiver.launch import UsageError, parse_test_args, read_config, run_tool, test_config
+from dynperceiver.launch.held_out_data import build_calibration, fingerprint_of_samples
+from dynperceiver.viz import plot_tradeoff
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file with calibration_dataloader')
+    parser.add_argument('checkpoint', help='checkpoint file of this config')
+    parser.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder to write to, or the picture (DIR/NAME.png)')
+    parser.add_argument('--static', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a trained static trunk for comparison')
+    parser.add_argument('--held-out-logits', type=Path, metavar='FILE.npz', help='from tools/calibrate.py --save-logits; made if missing')
+    parser.add_argument('--test-logits', type=Path, metavar='FILE.npz', help='the same for the test data')
+    parser.add_argument('--score', choices=list(SCORES), default='confidence', help='how sure an exit is (default: %(default)s)')
+    parser.add_argument('--backend', choices=list(BACKENDS), default='onnxruntime', help='where times are taken (default: %(default)s)')
+    parser.add_argument('--budgets', type=int, default=33, help='points of a curve (default: %(default)s)')
+    parser.add_argument('--crosses', type=int, default=4, help='policies that are run and timed sample by sample (default: %(default)s)')
+    parser.add_argument('--cross-samples', type=int, default=1000, metavar='N', help='test samples for that (default: %(default)s)')
+    parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 2, 4, 8, 16, 32], metavar='N', help='to find the crossover among')
+    parser.add_argument('--threads', type=int, help='threads (default: as PyTorch chooses)')
+    parser.add_argument('--rounds', type=int, default=25, help='rounds in which all calls take turns (default: %(default)s)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
+    args = parser.parse_args()
+    for flag, value, least in (('--budgets', args.budgets, 2), ('--crosses', args.crosses, 0), ('--cross-samples', args.cross_samples, 1)):
+        if value < least:
+            raise UsageError(f'{flag} {value}: pass {least} or more')
+    return args
+
+
+def logits_of(model: Any, loader: Any, path: Path | None, what: str) -> HeldOutLogits:
+    """What all exits answer to the samples of a loader, from a file if there is one."""
+    samples = fingerprint_of_samples(loader.dataset)
+    if path is not None and path.is_file():
+        network = network_with_exits(model)
+        return HeldOutLogits.load(
+            path, fingerprint_of_network(network), samples, sample_form(network, loader.dataset[0]['inputs'].shape)
+        )
+    logits = collect_logits(model, loader, samples, progress=partial(watch, what))
+    if path is not None:
+        logits.save(path)
+    return logits
+
+
+def watch(what: str, items: Iterable[Any]) -> Iterable[Any]:
+    """Go through items and show how far it is."""
+    return track(items, what, console=Console(stderr=True), transient=True)
+
+
+def load_trunk(config: str, checkpoint: str) -> Any:
+    """The trained model of a static trunk."""
+    cfg = read_config(config)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = MODELS.build(cfg.model).eval()
+    if not hasattr(model, 'backbone'):
+        raise UsageError(f'--static {config}: {type(model).__name__} has no backbone; pass the config of a classifier on a StaticTrunk')
+    model.backbone.load_state_dict(read_state_dict(checkpoint))
+    return model
+
+
+def main() -> None:
+    """Parse, collect, measure, draw, say what was found."""
+    args = parse_args()
+    picture = args.out if args.out.suffix else args.out / 'tradeoff.png'
+    static = None if args.static is None else load_trunk(*args.static)
+    with tempfile.TemporaryDirectory() as work_dir:
+        test_args = parse_test_args([args.config, args.checkpoint, '--work-dir', work_dir])
+        test_args.cfg_options = args.cfg_options
+        cfg = test_config(test_args)
+        calibration = build_calibration(cfg)
+        loader = Runner.build_dataloader(cfg.test_dataloader)
+        held_out = logits_of(calibration.model, calibration.loader, args.held_out_logits, 'held-out samples')
+        test = logits_of(calibration.model, loader, args.test_logits, 'test samples')
+    summary = plot_tradeoff(
+        calibration.model, loader, held_out, test, picture, backend=args.backend, score=args.score, num_budgets=args.budgets,
+        num_crosses=args.crosses, num_cross_samples=args.cross_samples, batch_sizes=args.batch_sizes, num_threads=args.threads,
+        rounds=args.rounds, static=static, title=f'{Path(args.config).stem}: accuracy against cost', progress=watch,
+    )  # fmt: skip
+    print(summary)
+
+
+if __name__ == '__main__':
+    run_tool(main, ValueError)

@@ -34,7 +34,7 @@ ALLOWED_IN_CORE = {  # folder or module of core -> what of core it may import; a
     'analysis': {'models'},
     'export': {'models', 'inference', 'analysis'},
     'viz': {'analysis', 'metrics', 'inference'},
-    'launch': {'compat', 'data', 'hooks', 'inference', 'registry'},
+    'launch': {'checkpoint', 'compat', 'data', 'hooks', 'inference', 'models', 'registry'},
 }
 FOR_ALL_OF_CORE = {'registry', 'structures'}
 

@@ -10,17 +10,14 @@ import logging
 from pathlib import Path
 
 from mmengine.config import DictAction
-from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.progress import Progress
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
-from dynperceiver.checkpoint import read_state_dict
 from dynperceiver.inference import BACKENDS, ExitPolicy
-from dynperceiver.inference.backends.torch_backend import network_with_exits
 from dynperceiver.inference.fingerprints import fingerprint_of_network
 from dynperceiver.inference.speed import measure_speed, shares_of_policy, speed_table
-from dynperceiver.launch import UsageError, read_config, run_tool
+from dynperceiver.launch import UsageError, load_network, read_config, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,14 +56,9 @@ def main() -> None:
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     policy = None if args.policy is None else ExitPolicy.load(args.policy)
-    if 'model' not in cfg:
-        raise UsageError(f'{args.config} has no model; pass the config of a training')
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    network = network_with_exits(MODELS.build(cfg.model)).eval()
-    if args.checkpoint is not None:
-        network.load_state_dict(read_state_dict(args.checkpoint))
-        if policy is not None:
-            policy.check_checkpoint(fingerprint_of_network(network), args.checkpoint)
+    _, network = load_network(cfg, args.checkpoint)
+    if policy is not None and args.checkpoint is not None:
+        policy.check_checkpoint(fingerprint_of_network(network), args.checkpoint)
     shape = args.shape or list(cfg.get('input_shape') or (224,))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task('')

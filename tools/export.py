@@ -7,17 +7,13 @@ import argparse
 import logging
 from typing import Any
 
-from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, init_default_scope
-from torch import nn
+from mmengine.config import DictAction
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
-from dynperceiver.analysis import find_network
-from dynperceiver.checkpoint import read_checkpoint_file, read_state_dict
+from dynperceiver.checkpoint import read_checkpoint_file
 from dynperceiver.export import export_segments, export_table, read_preprocessing
 from dynperceiver.inference import ExitPolicy
-from dynperceiver.launch import UsageError, read_config, run_tool
-from dynperceiver.models import DynPerceiver
+from dynperceiver.launch import UsageError, load_network, read_config, run_tool
 
 SERVE = """\
 Serve it, with NumPy and onnxruntime alone (images: normalised, float32, shape {shape}):
@@ -44,23 +40,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def build_network(cfg: Config, checkpoint: str) -> tuple[nn.Module, DynPerceiver]:
-    """The config's model, and within it the network with the checkpoint's weights, every one of them."""
-    if cfg.get('model') is None:
-        raise UsageError(f'{cfg.filename} has no model; pass the config of a training')
-    state_dict = read_state_dict(checkpoint)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = MODELS.build(cfg.model)
-    network = find_network(model)
-    if network is None or network.exits is None:
-        raise UsageError(f'{type(model).__name__} holds no DynPerceiver with exits; pass the config of one, such as an image classifier')
-    try:
-        network.load_state_dict(state_dict)
-    except (RuntimeError, ValueError) as error:
-        raise UsageError(f'{checkpoint} does not go with {cfg.filename}: {error}') from error
-    return model, network
-
-
 def class_names(checkpoint: str, num_classes: int | None) -> Any:
     """Names of the classes that a checkpoint was trained on, if it says so."""
     meta = read_checkpoint_file(checkpoint).get('meta') or {}
@@ -75,7 +54,7 @@ def main() -> None:
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     policy = None if args.policy is None else ExitPolicy.load(args.policy)
-    model, network = build_network(cfg, args.checkpoint)
+    model, network = load_network(cfg, args.checkpoint)
     shape = args.shape or list(cfg.get('input_shape') or (224,))
     report = export_segments(
         network,

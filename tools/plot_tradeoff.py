@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import DictAction
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import track
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
-from dynperceiver.checkpoint import read_state_dict
 from dynperceiver.inference import BACKENDS
 from dynperceiver.inference.backends.torch_backend import network_with_exits
 from dynperceiver.inference.fingerprints import fingerprint_of_network
 from dynperceiver.inference.held_out_logits import HeldOutLogits, collect_logits, sample_form
 from dynperceiver.inference.policies import SCORES
-from dynperceiver.launch import UsageError, parse_test_args, read_config, run_tool, test_config
+from dynperceiver.launch import UsageError, load_backbone, parse_test_args, read_config, run_tool, test_config
 from dynperceiver.launch.held_out_data import build_calibration, fingerprint_of_samples
 from dynperceiver.viz import plot_tradeoff
 
@@ -73,22 +71,11 @@ def watch(what: str, items: Iterable[Any]) -> Iterable[Any]:
     return track(items, what, console=Console(stderr=True), transient=True)
 
 
-def load_trunk(config: str, checkpoint: str) -> Any:
-    """The trained model of a static trunk."""
-    cfg = read_config(config)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = MODELS.build(cfg.model).eval()
-    if not hasattr(model, 'backbone'):
-        raise UsageError(f'--static {config}: {type(model).__name__} has no backbone; pass the config of a classifier on a StaticTrunk')
-    model.backbone.load_state_dict(read_state_dict(checkpoint))
-    return model
-
-
 def main() -> None:
     """Parse, collect, measure, draw, say what was found."""
     args = parse_args()
     picture = args.out if args.out.suffix else args.out / 'tradeoff.png'
-    static = None if args.static is None else load_trunk(*args.static)
+    static = None if args.static is None else load_backbone(read_config(args.static[0]), args.static[1])
     with tempfile.TemporaryDirectory() as work_dir:
         test_args = parse_test_args([args.config, args.checkpoint, '--work-dir', work_dir])
         test_args.cfg_options = args.cfg_options

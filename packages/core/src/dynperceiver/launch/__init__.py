@@ -1,11 +1,14 @@
 """Command lines and start-up shared by the scripts in ``tools/``."""
 
+from .models import load_backbone, load_network
 from .options import UsageError, parse_test_args, parse_train_args, read_config, test_config, train_config
 from .runner import build_runner, prepare_cpu_processes, run_tool
 
 __all__ = [
     'UsageError',
     'build_runner',
+    'load_backbone',
+    'load_network',
     'parse_test_args',
     'parse_train_args',
     'prepare_cpu_processes',

@@ -1,0 +1,66 @@
+"""Build the model of a config, with the weights of a checkpoint where one is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from ..checkpoint import read_state_dict
+from ..inference.backends.torch_backend import network_with_exits
+from ..models import DynPerceiver
+from .options import UsageError
+
+__all__ = ['load_backbone', 'load_network']
+
+
+def _build(cfg: Config) -> nn.Module:
+    if cfg.get('model') is None:
+        raise UsageError(f'{cfg.filename} has no model; pass the config of a training')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model: nn.Module = MODELS.build(cfg.model)
+    return model.eval()
+
+
+def _load(network: nn.Module, cfg: Config, checkpoint: str | Path) -> None:
+    state_dict = read_state_dict(checkpoint)
+    try:
+        network.load_state_dict(state_dict)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f'{checkpoint} does not go with {cfg.filename}: {error}') from error
+
+
+def load_network(cfg: Config, checkpoint: str | Path | None = None) -> tuple[nn.Module, DynPerceiver]:
+    """The config's model, and within it the network with exits.
+
+    Args:
+        cfg: Config of a classifier or recognizer.
+        checkpoint: Checkpoint file of this config, or the authors' file of this network; every tensor must fit. Default: random weights.
+
+    Raises:
+        BackendError: If the model holds no network with exits.
+        CheckpointError: If the file is missing or cannot be read.
+        UsageError: If the config has no model, or the checkpoint does not go with it.
+    """
+    model = _build(cfg)
+    network = network_with_exits(model)
+    if checkpoint is not None:
+        _load(network, cfg, checkpoint)
+    return model, network
+
+
+def load_backbone(cfg: Config, checkpoint: str | Path) -> nn.Module:
+    """The config's model with the weights of its backbone, which is any, such as a static trunk.
+
+    Raises:
+        CheckpointError: If the file is missing or cannot be read.
+        UsageError: If the config has no model, the model no backbone, or the checkpoint does not go with it.
+    """
+    model = _build(cfg)
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, nn.Module):
+        raise UsageError(f'{cfg.filename}: {type(model).__name__} has no backbone; pass the config of a classifier')
+    _load(backbone, cfg, checkpoint)
+    return model

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -36,6 +37,7 @@ __all__ = [
 EXIT, DYNAMIC, RANDOM, STATIC, MEASURED = 'one exit for all', 'dynamic', 'random exits', 'static trunk', 'measured'
 UNITS = {'gflops': 'GFLOPs', 'ms': 'ms'}
 NORMAL_95 = 1.959963984540054
+CAPTION_WIDTH = 180  # letters
 COLOURS = {EXIT: '#000000', DYNAMIC: '#0072b2', RANDOM: '#e69f00', STATIC: '#009e73', MEASURED: '#d55e00'}  # told apart by all eyes
 
 
@@ -265,5 +267,6 @@ def draw_tradeoff(rows: Sequence[TradeoffRow], path: str | Path, title: str, cap
     names = grid[0][-1].get_legend_handles_labels()
     columns = 6 if len(units) > 1 else 2
     figure.legend(*names, title=title, title_fontsize=12, loc='outside upper center', ncols=columns, fontsize=9, frameon=False)
-    figure.supxlabel(caption, fontsize=8.5, x=0.01, ha='left')
+    lines = [textwrap.fill(line, CAPTION_WIDTH) for line in caption.splitlines()]
+    figure.supxlabel('\n'.join(lines), fontsize=8.5, x=0.01, ha='left')
     save_figure(figure, path)

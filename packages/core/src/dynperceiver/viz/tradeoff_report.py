@@ -92,7 +92,7 @@ def plot_tradeoff(
     score: str = 'confidence',
     num_budgets: int = 33,
     num_crosses: int = 4,
-    num_cross_samples: int = 1000,
+    num_cross_samples: int = 5000,
     batch_sizes: Sequence[int] = (1, 2, 4, 8, 16, 32),
     num_threads: int | None = None,
     rounds: int = 25,
@@ -181,7 +181,8 @@ def _caption(mix: TradeoffRow, cost_gflops: Sequence[float], report: dict[str, A
     shares = ' / '.join(f'{100 * share:.0f}' for share in mix.exit_shares)
     return '\n'.join(
         [
-            f'Milliseconds: {backend}, batch size 1, {report["machine"]}. Bars and band: 95 % (Wilson).{crosses}',
+            f'Milliseconds: {backend}, batch size 1, {report["machine"]}. Bars and band: 95 % (Wilson).{crosses} The curve ends where more '
+            'budget buys nothing on the held-out samples.',
             f'The policy within half a point of the full network on held-out samples: {100 * mix.gflops / cost_gflops[-1]:.0f} % of its '
             f'GFLOPs, {shares} % of the samples at exits 1-{len(mix.exit_shares)}, {100 * mix.accuracy:.1f} % right.',
             f'Crossover: {phrases}.',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import pickle
@@ -194,12 +195,21 @@ def test_manifests_are_checked(folder: Path, edit: Callable[[Any], Any], message
         OnnxRuntimeBackend(folder)
 
 
-def test_graphs_that_do_not_load_are_named(folder: Path, backend: OnnxRuntimeBackend) -> None:
-    spoiled, images = OnnxRuntimeBackend(folder), random_images(exported('resnet'), 1)
-    (folder / 'segment1.onnx').write_bytes(b'no graph')
+def _exchange(folder: Path, content: bytes) -> OnnxRuntimeBackend:
+    """A backend on a folder whose first graph is another, and whose manifest says so."""
+    (folder / 'segment1.onnx').write_bytes(content)
+    manifest = json.loads((folder / 'manifest.json').read_text())
+    manifest['segments'][0]['sha256'] = hashlib.sha256(content).hexdigest()
+    (folder / 'manifest.json').write_text(json.dumps(manifest))
+    return OnnxRuntimeBackend(folder)
+
+
+def test_graphs_that_do_not_load_are_named(folder: Path) -> None:
+    images = random_images(exported('resnet'), 1)
+    spoiled = _exchange(folder, b'no graph')
     with pytest.raises(BackendError, match=r'segment1\.onnx cannot be loaded by ONNX Runtime \d.*update onnxruntime, or .* --opset'):
         spoiled.run(0, spoiled.start(images))
-    shutil.copy(folder / 'segment2.onnx', folder / 'segment1.onnx')
+    spoiled = _exchange(folder, (folder / 'segment2.onnx').read_bytes())
     with pytest.raises(BackendError, match=r'segment1\.onnx has the inputs and outputs .*, and manifest\.json lists others'):
         spoiled.run(0, spoiled.start(images))
 
@@ -291,3 +301,25 @@ def test_states_are_plain_data(backend: OnnxRuntimeBackend) -> None:
     assert isinstance(state, OnnxState) and {name: array.shape for name, array in state.arrays.items()} == {
         'feature': (2, 8, 8, 16), 'latent': (2, 4, 16), 'carry': (2, 5)}  # fmt: skip
     assert state.arrays['carry'] is logits
+
+
+def test_graphs_that_were_exchanged_meanwhile_are_refused(folder: Path, backend: OnnxRuntimeBackend) -> None:
+    """Segments are read when they are reached: those of two checkpoints must never answer together."""
+    one, late = exported('resnet'), OnnxRuntimeBackend(folder)
+    state = late.start(random_images(one, 1))
+    _, state = late.run(0, state)
+    path = folder / 'segment2.onnx'
+    path.write_bytes(path.read_bytes() + b'\0')
+    with pytest.raises(BackendError, match=r'segment2\.onnx is not the file that was exported.*start this program again'):
+        late.run(1, state)
+    path.unlink()
+    with pytest.raises(BackendError, match=r'segment2\.onnx is missing'):
+        late.run(1, state)
+
+
+def test_a_relative_folder_is_found_from_elsewhere(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = exported('resnet')
+    monkeypatch.chdir(folder.parent)
+    late = OnnxRuntimeBackend(folder.name)
+    monkeypatch.chdir('/')
+    late.run(0, late.start(random_images(one, 1)))

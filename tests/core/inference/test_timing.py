@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 
 from dynperceiver.inference.timing import SegmentTimes
@@ -28,3 +31,17 @@ def test_between_and_beyond_known_batch_sizes(batch_size: int, expected: float) 
     times.add(1, 8, 20.0)
     assert times.expect(1, batch_size) == expected
     assert times.expect(0, batch_size) == 0.0
+
+
+def test_threads_may_add_while_others_ask() -> None:
+    times = SegmentTimes(1)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=lambda: [times.add(0, size, 1.0) for size in range(1, 3000)])
+    thread.start()
+    try:
+        while thread.is_alive():
+            times.expect(0, 10**9)
+    finally:
+        thread.join()
+        sys.setswitchinterval(interval)

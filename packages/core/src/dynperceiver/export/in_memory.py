@@ -7,10 +7,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
+from ..inference.backends.base import BackendError
 from ..inference.backends.onnx_runtime import OnnxRuntimeBackend
-from ..inference.backends.torch_backend import network_with_exits
+from ..inference.backends.torch_backend import BUILDING, network_with_exits
 from ..inference.fingerprints import fingerprint_of_network
 from .segments import export_segments
 
@@ -27,11 +29,13 @@ class ExportingBackend:
         options: For :class:`~dynperceiver.inference.backends.onnx_runtime.OnnxRuntimeBackend`.
 
     Raises:
-        BackendError: If the model holds no network with exits.
+        BackendError: If the model holds no network with exits, or an option is unknown.
     """
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
         self.source = network_with_exits(model)
+        if unknown := set(options) - {'num_threads'}:
+            raise BackendError(f"backend='onnxruntime' knows no option {', '.join(sorted(unknown))}; pass num_threads, or leave it out")
         self.options = options
         self.num_exits = len(self.source.segments)
         self.num_classes = int(self.source.num_classes or 0)
@@ -53,11 +57,16 @@ class ExportingBackend:
     def start(self, images: Any) -> Any:
         """See :class:`~dynperceiver.inference.backends.Backend`."""
         if self._exported is None and len(np.shape(images)) in (4, 5):
-            self._folder = TemporaryDirectory(prefix='dynperceiver-export-')
-            height, width = np.shape(images)[-2:]
-            export_segments(self.source, self._folder.name, (height, width))
-            self._exported = OnnxRuntimeBackend(self._folder.name, **self.options)
+            with BUILDING:
+                if self._exported is None:
+                    self._export(*np.shape(images)[-2:])
         return self.exported.start(images)
+
+    def _export(self, height: int, width: int) -> None:
+        folder = TemporaryDirectory(prefix='dynperceiver-export-')
+        with torch.autocast(self.source.latent_branch.latent.device.type, enabled=False):
+            export_segments(self.source, folder.name, (height, width))
+        self._folder, self._exported = folder, OnnxRuntimeBackend(folder.name, **self.options)
 
     def num_samples(self, state: Any) -> int:
         """See :class:`~dynperceiver.inference.backends.Backend`."""
@@ -70,6 +79,10 @@ class ExportingBackend:
     def select(self, state: Any, index_S: np.ndarray) -> Any:
         """See :class:`~dynperceiver.inference.backends.Backend`."""
         return self.exported.select(state, index_S)
+
+    def own(self, state: Any) -> Any:
+        """See :class:`~dynperceiver.inference.backends.Backend`."""
+        return self.exported.own(state)
 
     def narrow(self, state: Any, start: int, stop: int) -> Any:
         """See :class:`~dynperceiver.inference.backends.Backend`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from .policies import fingerprint_of_arrays
 
@@ -15,4 +17,11 @@ def fingerprint_of_network(network: nn.Module) -> str:
     Args:
         network: The network as it was trained, not folded.
     """
-    return fingerprint_of_arrays((name, tensor.detach().cpu().numpy()) for name, tensor in network.state_dict().items())
+    return fingerprint_of_arrays(map(_array, network.state_dict().items()))
+
+
+def _array(item: tuple[str, Tensor]) -> tuple[str, np.ndarray]:
+    name, tensor = item[0], item[1].detach().cpu()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type
+        return f'{name}:bfloat16', tensor.view(torch.int16).numpy()
+    return name, tensor.numpy()

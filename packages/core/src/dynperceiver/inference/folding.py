@@ -20,7 +20,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from ..layers import Attention, AttentionMlp, CrossAttentionLayer, FeatureToLatent, SelfAttentionLayer, tokens_from_map
 from ..models import DynPerceiver
 
-__all__ = ['FoldedCrossAttention', 'FoldedReader', 'FoldedSelfAttention', 'attend', 'fold', 'fold_batch_norms']
+__all__ = [
+    'FoldedCrossAttention',
+    'FoldedReader',
+    'FoldedSelfAttention',
+    'add_linear',
+    'attend',
+    'copy_without_hooks',
+    'fold',
+    'fold_batch_norms',
+    'share_hooks',
+]
 
 Network = TypeVar('Network', bound=nn.Module)
 
@@ -124,8 +134,7 @@ class FoldedCrossAttention(nn.Module):
             self.q_norm, self.q_proj = layer.q_norm, q_proj
             self.register_buffer('query_1ND', None)
         else:
-            with torch.no_grad():
-                self.register_buffer('query_1ND', q_proj(layer.q_norm(query_NC))[None])
+            self.register_buffer('query_1ND', q_proj(layer.q_norm(query_NC))[None].detach())
 
     def forward(self, query_BNC: Tensor, kv_BMC: Tensor) -> Tensor:
         """Refine (B, N, query_channels) by (B, M, kv_channels); returns the query's shape."""
@@ -219,6 +228,36 @@ def _fold_into_following(norm: nn.BatchNorm1d | nn.BatchNorm2d, linear: nn.Linea
     linear.weight = nn.Parameter(linear.weight * scale_C)
 
 
+HOOKS = (
+    '_forward_hooks',
+    '_forward_hooks_with_kwargs',
+    '_forward_hooks_always_called',
+    '_forward_pre_hooks',
+    '_forward_pre_hooks_with_kwargs',
+)
+
+
+def copy_without_hooks(network: Network) -> Network:
+    """A deep copy without forward hooks, which may hold what cannot be copied, and belong to whoever looks at the original."""
+    kept = [(module, name, getattr(module, name)) for module in network.modules() for name in HOOKS]
+    try:
+        for module, name, hooks in kept:
+            setattr(module, name, type(hooks)())
+        return copy.deepcopy(network)
+    finally:
+        for module, name, hooks in kept:
+            setattr(module, name, hooks)
+
+
+def share_hooks(copied: nn.Module, source: nn.Module) -> None:
+    """Have the hooks on modules of the original, now and later, see the modules of the copy that stand in the same places."""
+    originals = dict(source.named_modules())
+    for place, module in copied.named_modules():
+        if place in originals:
+            for name in HOOKS:
+                setattr(module, name, getattr(originals[place], name))
+
+
 def fold(network: Network, image_size: tuple[int, int] = (224, 224)) -> Network:
     """A copy of a network for inference only; it gives the same logits up to rounding.
 
@@ -229,10 +268,11 @@ def fold(network: Network, image_size: tuple[int, int] = (224, 224)) -> Network:
     Returns:
         The copy in evaluation mode, without gradients, with channels-last weights.
     """
-    folded = copy.deepcopy(network).eval().requires_grad_(False)
-    fold_batch_norms(folded)
-    if isinstance(folded, DynPerceiver):
-        _fold_latent_branch(folded, image_size)
+    folded = copy_without_hooks(network).eval().requires_grad_(False)
+    with torch.no_grad(), torch.autocast(next(folded.parameters()).device.type, enabled=False):  # constants are not rounded
+        fold_batch_norms(folded)
+        if isinstance(folded, DynPerceiver):
+            _fold_latent_branch(folded, image_size)
     return folded.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

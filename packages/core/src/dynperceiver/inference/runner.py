@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .backends import Backend, build_backend, stored_policy
-from .policies import NEVER, ExitPolicy
+from .policies import NEVER, ExitPolicy, PolicyError
 from .timing import SegmentTimes
 
 __all__ = ['DynamicRunner', 'RunResult', 'StreamResult', 'gather']
@@ -90,8 +90,8 @@ class DynamicRunner:
                 f'the policy has {len(self.policy.thresholds)} thresholds, for {self.policy.num_exits} exits, but the network has '
                 f'{self.backend.num_exits} exits; pass {self.backend.num_exits - 1} thresholds (the last exit takes all that are left)'
             )
-        if self.policy.record is not None and self.policy.record.checkpoint is not None:
-            self.policy.check_checkpoint(self.backend.fingerprint)
+        self._check_weights()
+        self._weights_are_read = False
         if views < 1:
             raise ValueError(f'views={views}: a sample has at least one view; pass 1 unless the test pipeline gives several crops or clips')
         self.max_exit = self._check_exit(max_exit)
@@ -115,7 +115,7 @@ class DynamicRunner:
         if deadline_ms is not None and not deadline_ms > 0:
             raise ValueError(f'deadline_ms={deadline_ms}: pass a positive number of milliseconds, or None for no deadline')
         last = self.max_exit if max_exit is None else self._check_exit(max_exit)
-        state = self.backend.start(images)
+        state = self._start(images)
         index_S = np.arange(self._num_samples(state))
         answers = _Answers(len(index_S), self.backend.num_classes)
         for exit_index in range(last + 1):
@@ -152,7 +152,7 @@ class DynamicRunner:
         queues = [_Queue() for _ in range(self.max_exit + 1)]
         num_started = 0
         for images in batches:
-            state = self.backend.start(images)
+            state = self._start(images)
             count = self._num_samples(state)
             if not count:
                 continue
@@ -162,6 +162,7 @@ class DynamicRunner:
             for exit_index in range(len(queues)):
                 while queues[exit_index].num_samples >= batch_size:
                     yield from self._drain(queues, exit_index, batch_size)
+            queues[0].own_last(self.backend)
         for exit_index in range(len(queues)):
             while queues[exit_index].num_samples:
                 yield from self._drain(queues, exit_index, batch_size or 1)
@@ -175,7 +176,7 @@ class DynamicRunner:
         Returns:
             Float32 array of shape (E, S, K).
         """
-        state = self.backend.start(images)
+        state = self._start(images)
         if not self._num_samples(state):
             return np.empty((self.backend.num_exits, 0, self.backend.num_classes), np.float32)
         logits = []
@@ -189,13 +190,28 @@ class DynamicRunner:
         for _ in range(rounds):
             self.full_logits(images)
 
+    def _check_weights(self) -> None:
+        if self.policy.record is None or self.policy.record.checkpoint is None:
+            return
+        try:
+            self.policy.check_checkpoint(self.backend.fingerprint)
+        except PolicyError as error:
+            raise PolicyError(f'{error}{getattr(self.backend, "weights_note", "")}') from error
+
+    def _start(self, images: Any) -> Any:
+        state = self.backend.start(images)
+        if not self._weights_are_read:
+            self._check_weights()  # the backend reads them when the first images come, and they may have changed meanwhile
+            self._weights_are_read = True
+        return state
+
     def _check_exit(self, max_exit: int | None) -> int:
         last = self.backend.num_exits - 1
         if max_exit is None:
             return last
-        if not 0 <= max_exit <= last:
+        if not isinstance(max_exit, int | np.integer) or not 0 <= max_exit <= last:
             raise ValueError(f'max_exit={max_exit}: pass the index of an exit, 0 to {last}, or None for no cap')
-        return max_exit
+        return int(max_exit)
 
     def _num_samples(self, state: Any) -> int:
         clips = self.backend.num_samples(state)
@@ -296,6 +312,12 @@ class _Queue:
     def put(self, index_S: np.ndarray, state: Any) -> None:
         self.waiting.append((index_S, state))
         self.num_samples += len(index_S)
+
+    def own_last(self, backend: Backend) -> None:
+        """Copy what came last, if it still waits: whoever made the images may overwrite them for the next batch."""
+        if self.waiting:
+            index_S, state = self.waiting.pop()
+            self.waiting.append((index_S, backend.own(state)))
 
     def put_back(self, index_S: np.ndarray, state: Any) -> None:
         self.waiting.appendleft((index_S, state))

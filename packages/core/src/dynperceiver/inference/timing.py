@@ -33,7 +33,7 @@ class SegmentTimes:
         Between batch sizes that ran before, the larger one's time is expected; beyond the largest, its time in proportion to the size.
         0 where the segment never ran.
         """
-        means = self._mean_ms[segment]
+        means = self._mean_ms[segment].copy()  # other threads add to it
         if not means:
             return 0.0
         larger = min((size for size in means if size >= batch_size), default=None)

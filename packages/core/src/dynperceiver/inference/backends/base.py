@@ -64,6 +64,9 @@ class Backend(Protocol):
     def narrow(self, state: Any, start: int, stop: int) -> Any:
         """The state of the consecutive samples from ``start`` to before ``stop``, without copying."""
 
+    def own(self, state: Any) -> Any:
+        """The state in memory of its own: the images of a batch may be overwritten by whoever made them."""
+
     def concat(self, states: Sequence[Any]) -> Any:
         """One state of the samples of several, all after the same segment."""
 

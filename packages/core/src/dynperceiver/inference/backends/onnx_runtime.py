@@ -7,6 +7,7 @@ Shape suffixes: B rows, S samples, T frames, K classes; the maps in a state are 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .base import BackendError
-from .manifest import MANIFEST, REMEDY, GraphEntry, file_sha256, is_count, read_manifest
+from .manifest import MANIFEST, REMEDY, GraphEntry, is_count, read_manifest
 
 __all__ = ['OnnxRuntimeBackend', 'OnnxState']
 
@@ -61,12 +62,12 @@ class OnnxRuntimeBackend:
     def __init__(self, folder: str | os.PathLike[str], num_threads: int | None = None) -> None:
         if num_threads is not None and not is_count(num_threads):
             raise BackendError(f'num_threads={num_threads!r}: pass a whole number of 1 or more, or None for all processors')
-        self.folder = Path(folder)
+        self.folder = Path(folder).resolve()
         self.manifest = read_manifest(self.folder)
         self.num_threads = num_threads or _default_num_threads()
         self._runtime()
         for graph in self.manifest.segments:
-            self._check_file(graph)
+            self._read(graph)
         self._forget_sessions()
 
     def _forget_sessions(self) -> None:
@@ -111,14 +112,19 @@ class OnnxRuntimeBackend:
         """Graphs that were loaded so far."""
         return sum(session is not None for session in self._sessions)
 
-    def _check_file(self, graph: GraphEntry) -> None:
+    def _read(self, graph: GraphEntry) -> bytes:
+        """A graph's file as it was exported; it is read when it is needed, and may have been exchanged since the folder was checked."""
         path = self.folder / graph.file
-        if not path.is_file():
-            raise BackendError(f'{path} is missing, which {MANIFEST} lists; copy the whole folder, or {REMEDY}')
-        if file_sha256(path) != graph.sha256:
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise BackendError(f'{path} is missing, which {MANIFEST} lists; copy the whole folder, or {REMEDY}') from None
+        if hashlib.sha256(content).hexdigest() != graph.sha256:
             raise BackendError(
-                f'{path} is not the file that was exported: its SHA-256 is not that in {MANIFEST}; copy the folder again, or {REMEDY}'
+                f'{path} is not the file that was exported: its SHA-256 is not that in {MANIFEST}; copy the folder again, or {REMEDY}. '
+                'Where it was exported anew meanwhile, start this program again'
             )
+        return content
 
     def _session(self, exit_index: int) -> Any:
         if self._process != os.getpid():  # threads of a session do not follow into a forked process, and its end would wait for them
@@ -133,7 +139,7 @@ class OnnxRuntimeBackend:
         return session
 
     def _load(self, graph: GraphEntry) -> Any:
-        runtime, path = self._runtime(), self.folder / graph.file
+        runtime, path, content = self._runtime(), self.folder / graph.file, self._read(graph)
 
         def load(own_threads: bool) -> Any:
             options = runtime.SessionOptions()
@@ -142,7 +148,7 @@ class OnnxRuntimeBackend:
             # Threads that spin between two runs would take the processors from the next segment's.
             options.add_session_config_entry('session.force_spinning_stop', '1')
             options.use_per_session_threads = own_threads
-            return runtime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'], enable_fallback=0)
+            return runtime.InferenceSession(content, options, providers=['CPUExecutionProvider'], enable_fallback=0)
 
         try:
             try:
@@ -240,6 +246,10 @@ class OnnxRuntimeBackend:
         """The state of the consecutive samples from ``start`` to before ``stop``, without copying."""
         rows_B = slice(start * self.num_frames, stop * self.num_frames)
         return OnnxState({name: array[rows_B] for name, array in state.arrays.items()}, stop - start)
+
+    def own(self, state: OnnxState) -> OnnxState:
+        """The state in memory of its own, whatever its maker does with his."""
+        return OnnxState({name: array.copy() for name, array in state.arrays.items()}, state.num_samples)
 
     def concat(self, states: Sequence[OnnxState]) -> OnnxState:
         """One state of the samples of several, all after the same segment.

@@ -6,7 +6,9 @@ Shape suffixes: B rows, S samples, T frames, C channels, H/W pixels, K classes.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,13 @@ from ...analysis import find_network
 from ...models import DynPerceiver
 from ...structures import NetworkState
 from ..fingerprints import fingerprint_of_network
-from ..folding import fold
+from ..folding import copy_without_hooks, fold, share_hooks
 from .base import BackendError
 
-__all__ = ['TorchBackend', 'network_with_exits']
+__all__ = ['BUILDING', 'TorchBackend', 'network_with_exits']
+
+BUILDING = threading.RLock()
+"""Held while a network is folded or exported: one thread does it, others wait for the result."""
 
 FIRST_STAGE = (1, 3, 4, 4)  # of the CNN, in each segment
 
@@ -46,7 +51,8 @@ def network_with_exits(model: nn.Module) -> DynPerceiver:
 
 
 class TorchBackend:
-    """Runs a folded copy of the network; forward hooks on the segments of the network that was passed in see the copy's segments.
+    """Runs a folded copy of the network; forward hooks on the network that was passed in see the copy's modules of the same
+    names, its segments among them.
 
     The copy is made when the first images come, for their size; images of other sizes run, too, at less speed. Weights that change
     afterwards are not seen.
@@ -80,19 +86,35 @@ class TorchBackend:
         """Fingerprint of the weights, the same for every backend."""
         return fingerprint_of_network(self.source)
 
+    @property
+    def weights_note(self) -> str:
+        """What to know where a policy is refused."""
+        dtype = self.source.latent_branch.latent.dtype
+        if dtype == torch.float32:
+            return ''
+        return f'. The weights are {dtype}: if they were converted, pass the network as it was trained, and dtype={dtype} to the runner'
+
     def network(self, image_size: tuple[int, int]) -> DynPerceiver:
         """The network that runs."""
         if self._network is None:
-            network = fold(self.source, image_size) if self.folded else self.source.eval()
-            self._network = network.to(device=self.device, dtype=self.dtype)
-            for copied, segment in zip(network.segments, self.source.segments, strict=True):
-                for name in ('_forward_hooks', '_forward_pre_hooks', '_forward_hooks_with_kwargs', '_forward_pre_hooks_with_kwargs'):
-                    setattr(copied, name, getattr(segment, name))
+            with BUILDING:
+                if self._network is None:
+                    network = fold(self.source, image_size) if self.folded else copy_without_hooks(self.source).eval()
+                    network = network.to(device=self.device, dtype=self.dtype)
+                    share_hooks(network, self.source)
+                    self._network = network
         return self._network
+
+    def _computing(self) -> ExitStack:
+        """No gradients, and the runner's own type whatever autocast the caller is in: sums are taken in place."""
+        stack = ExitStack()
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.autocast(self.device.type, enabled=False))
+        return stack
 
     def start(self, images: Any) -> NetworkState:
         """See :class:`~dynperceiver.inference.backends.Backend`."""
-        images_BCHW = torch.as_tensor(images)
+        images_BCHW = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
         if images_BCHW.dim() == 5 and images_BCHW.shape[1] == self.num_frames:
             images_BCHW = images_BCHW.flatten(0, 1)
         if images_BCHW.dim() != 4 or images_BCHW.shape[1] != 3 or images_BCHW.shape[0] % self.num_frames:
@@ -105,7 +127,7 @@ class TorchBackend:
             )
         self._image_size = (images_BCHW.shape[2], images_BCHW.shape[3])
         network = self.network(self._image_size)
-        with torch.inference_mode():
+        with self._computing():
             return network.start(images_BCHW.to(self.device, self.dtype))
 
     def num_samples(self, state: NetworkState) -> int:
@@ -116,7 +138,7 @@ class TorchBackend:
         """See :class:`~dynperceiver.inference.backends.Backend`."""
         assert self._network is not None
         segment = self._network.segments[exit_index]
-        with torch.inference_mode():
+        with self._computing():
             results = [segment(part) for part in state.split(self._samples_at_once(exit_index))]
             if len(results) == 1:
                 logits_SK, state = results[0]
@@ -138,8 +160,12 @@ class TorchBackend:
 
     def select(self, state: NetworkState, index_S: np.ndarray) -> NetworkState:
         """See :class:`~dynperceiver.inference.backends.Backend`."""
-        with torch.inference_mode():
+        with self._computing():
             return state.select(torch.from_numpy(index_S).to(self.device))
+
+    def own(self, state: NetworkState) -> NetworkState:
+        """See :class:`~dynperceiver.inference.backends.Backend`."""
+        return self.select(state, np.arange(state.num_samples))
 
     def narrow(self, state: NetworkState, start: int, stop: int) -> NetworkState:
         """See :class:`~dynperceiver.inference.backends.Backend`."""
@@ -147,7 +173,7 @@ class TorchBackend:
 
     def concat(self, states: Sequence[NetworkState]) -> NetworkState:
         """See :class:`~dynperceiver.inference.backends.Backend`."""
-        with torch.inference_mode():
+        with self._computing():
             return NetworkState.concat(states)
 
     def wrap(self, array: np.ndarray) -> Tensor:

@@ -51,13 +51,25 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
     args = parser.parse_args()
     for flag, path in (('--out', args.out), ('--save-logits', args.save_logits)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UsageError(f'{flag} {path}: its folder is missing; make it first')
-        if path is not None and path.exists() and not args.overwrite:
-            raise FileExistsError(f'{flag} {path} exists already; choose another name or pass --overwrite')
+        if path is not None:
+            check_output(flag, path, args.overwrite)
     if args.batch_size < 1:
         raise UsageError(f'--batch-size {args.batch_size}: time batches of 1 or more samples')
     return args
+
+
+def check_output(flag: str, path: Path, overwrite: bool) -> None:
+    """Say before the network runs that a file could not be written after it."""
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f'{flag} {path}: its folder is missing; make it first')
+    if path.exists() and not path.is_file():
+        raise UsageError(f'{flag} {path} is {"a folder" if path.is_dir() else "no plain file"}; pass the name of a file')
+    if path.exists() and not overwrite:
+        raise FileExistsError(f'{flag} {path} exists already; choose another name or pass --overwrite')
+    try:
+        tempfile.TemporaryFile(dir=path.absolute().parent).close()
+    except OSError as error:
+        raise UsageError(f'{flag} {path}: nothing can be written to its folder ({error.strerror}); choose another') from error
 
 
 def show_progress(loader: Any) -> Iterator[Any]:

@@ -242,6 +242,12 @@ def test_video_of_several_views(tmp_path: Path) -> None:
         ([*BUDGET, '--batch-size', '0'], ['--batch-size 0: time batches of 1 or more']),
         ([*BUDGET, '--from-logits', 'none.npz'], ['logits none.npz are missing']),
         ([*BUDGET, '--save-logits', 'no/where.npz'], ['--save-logits no/where.npz: its folder is missing']),
+        ([*BUDGET, '--save-logits', '{data}'], ['--save-logits', 'data is a folder; pass the name of a file']),
+        ([*BUDGET, '--save-logits', '{data}', '--overwrite'], ['data is a folder; pass the name of a file']),
+        ([*BUDGET, '--out', '{data}', '--overwrite'], ['--out', 'data is a folder; pass the name of a file']),
+        ([*BUDGET, '--out', '/dev/null', '--overwrite'], ['--out /dev/null is no plain file; pass the name of a file']),
+        ([*BUDGET, '--out', '/proc/a.json'], ['--out /proc/a.json: nothing can be written to its folder (', '; choose another']),
+        ([*BUDGET, '--save-logits', '/proc/a.npz'], ['--save-logits /proc/a.npz: nothing can be written to its folder']),
     ],
 )
 def test_what_cannot_be_done_is_named(

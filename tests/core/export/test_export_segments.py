@@ -19,8 +19,8 @@ from dynperceiver.analysis import count_exit_costs
 from dynperceiver.export import ExportError, export_segments, export_table, read_preprocessing
 from dynperceiver.export.graphs import ExportedGraph
 from dynperceiver.export.segments import compare_logits
-from dynperceiver.inference import ExitPolicy, PolicyError, PolicyRecord
-from dynperceiver.inference.backends.manifest import file_sha256, read_manifest
+from dynperceiver.inference import BackendError, DynamicRunner, ExitPolicy, PolicyError, PolicyRecord
+from dynperceiver.inference.backends.manifest import PolicyEntry, file_sha256, read_manifest
 from dynperceiver.inference.fingerprints import fingerprint_of_network
 
 FILES = ['manifest.json', 'segment1.onnx', 'segment2.onnx', 'segment3.onnx', 'segment4.onnx']
@@ -75,11 +75,52 @@ def test_network_is_left_as_it_was(export: Callable[..., Any]) -> None:
 def test_policy_goes_into_the_folder(export: Callable[..., Any], tmp_path: Path) -> None:
     fingerprint = exported('resnet').report.manifest.fingerprint
     policy = ExitPolicy((0.5, 0.6, 0.7), record=PolicyRecord(checkpoint=fingerprint))
-    export(policy=policy)
+    report = export(policy=policy)
     assert _names(tmp_path / 'out') == sorted([*FILES, 'policy.json'])
+    entry = PolicyEntry('policy.json', file_sha256(tmp_path / 'out' / 'policy.json'))
+    assert report.manifest.policy == read_manifest(tmp_path / 'out').policy == entry
     assert ExitPolicy.load(tmp_path / 'out' / 'policy.json', checkpoint=fingerprint) == policy
+    assert DynamicRunner(tmp_path / 'out', backend='onnxruntime').policy == policy
     export()
     assert _names(tmp_path / 'out') == FILES, 'an earlier policy does not stay'
+    assert read_manifest(tmp_path / 'out').policy is None
+
+
+def test_policy_of_the_folder_is_the_one_exported(export: Callable[..., Any], tmp_path: Path) -> None:
+    out, other = tmp_path / 'out', ExitPolicy((0.1, 0.2, 0.3))
+    export(policy=ExitPolicy((0.5, 0.6, 0.7)))
+    (out / 'policy.json').unlink()
+    message = r'policy\.json is missing, which manifest\.json lists; copy the whole folder, or pass policy=, or export .* --policy'
+    with pytest.raises(BackendError, match=message):
+        DynamicRunner(out, backend='onnxruntime')
+    assert DynamicRunner(out, other, backend='onnxruntime').policy == other
+    other.save(out / 'policy.json')
+    with pytest.raises(BackendError, match=r'policy\.json is not the policy that was exported: its SHA-256 .* or pass policy='):
+        DynamicRunner(out, backend='onnxruntime')
+    assert DynamicRunner(out, out / 'policy.json', backend='onnxruntime').policy == other
+    export()
+    other.save(out / 'policy.json')
+    message = r'policy\.json was not exported with the graphs: manifest\.json lists no policy\. Remedy: pass policy=, or export .* --policy'
+    with pytest.raises(BackendError, match=message):
+        DynamicRunner(out, backend='onnxruntime')
+    assert DynamicRunner(out, out / 'policy.json', backend='onnxruntime').policy == other
+
+
+@pytest.mark.parametrize(
+    ('entry', 'message'),
+    [
+        (7, r'"policy" of the manifest is 7, where an object, or null belongs; export'),
+        ({'file': 'policy.json'}, r"the policy has \['file'\], where exactly \['file', 'sha256'\] belong"),
+        ({'file': '../policy.json', 'sha256': '0' * 64}, r'"file" of the policy is .*\.\./policy\.json.*, where "policy\.json" belongs'),
+        ({'file': 'policy.json', 'sha256': '0'}, r'"sha256" of the policy is .*64 hexadecimal digits'),
+    ],
+)
+def test_what_the_manifest_says_of_the_policy_is_checked(entry: Any, message: str, tmp_path: Path) -> None:
+    content = json.loads((exported('resnet').folder / 'manifest.json').read_text())
+    assert content['policy'] is None
+    (tmp_path / 'manifest.json').write_text(json.dumps({**content, 'policy': entry}))
+    with pytest.raises(BackendError, match=message):
+        read_manifest(tmp_path)
 
 
 def test_policy_of_others_is_refused(export: Callable[..., Any], tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 from inference_scores import GFLOPS, network_scores
 
-from dynperceiver.inference.budget import BudgetSearch, CostTable, tradeoff_curve
+from dynperceiver.inference import budget as module
+from dynperceiver.inference.budget import GRID_POLICIES, BudgetSearch, CostTable, tradeoff_curve
 from dynperceiver.inference.held_out import HeldOutScores, evaluate
 from dynperceiver.inference.policies import NEVER
 
@@ -62,7 +64,7 @@ def test_the_grid_knows_what_its_policies_do(num_exits: int) -> None:
         assert search.solve(evaluation.mean_cost + 1e-9, refine=False)[1].accuracy >= evaluation.accuracy
 
 
-@pytest.mark.parametrize('num_exits', [2, 3, 4, 6])
+@pytest.mark.parametrize('num_exits', [2, 3, 4, 6, 11, 13, 24])
 def test_a_curve_never_exceeds_its_budgets_and_beats_geometric_fractions(num_exits: int) -> None:
     held_out = _random(num_exits, 2000, 5)
     costs = np.linspace(1, 2, num_exits)
@@ -76,7 +78,7 @@ def test_a_curve_never_exceeds_its_budgets_and_beats_geometric_fractions(num_exi
         assert point.evaluation.accuracy >= geometric.accuracy
     accuracies = [point.evaluation.accuracy for point in curve]
     assert accuracies[0] == held_out.correct_ES[0].mean()
-    assert (np.diff(accuracies) > -0.005).all()
+    assert (np.diff(accuracies) > (-0.005 if num_exits < 8 else -0.02)).all()
     assert accuracies[-1] >= held_out.full_accuracy
 
 
@@ -115,6 +117,41 @@ def test_a_large_budget_is_spent_only_where_it_helps() -> None:
     assert policy.thresholds[0] == pytest.approx(0.4, abs=0.01)
     right_at_the_end = HeldOutScores(score_ES, np.repeat([[False], [False], [True]], 200, axis=1))
     assert BudgetSearch(right_at_the_end, (1, 2, 3)).solve(3)[1].exit_shares == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ('num_early', 'num_samples', 'expected'),
+    [(1, 160, 12), (3, 10, 4), (3, 100, 8), (3, 20_000, 64), (9, 20_000, 4), (10, 20_000, 3), (12, 20_000, 2), (18, 5, 2), (19, 20_000, 1)],
+)
+def test_levels_of_the_grid(num_early: int, num_samples: int, expected: int) -> None:
+    num_levels = module._num_levels(num_early, num_samples)
+    assert num_levels == expected
+    assert num_levels**num_early <= GRID_POLICIES
+
+
+@pytest.mark.parametrize('num_exits', [11, 13, 16, 20, 40])
+def test_memory_does_not_grow_with_the_power_of_the_exits(num_exits: int) -> None:
+    held_out, costs = _random(num_exits, 64, 3), np.linspace(1, 2, num_exits)
+    tracemalloc.start()
+    try:
+        search = BudgetSearch(held_out, costs)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * GRID_POLICIES
+    for budget in (1.0, 1.5, 2.0):
+        geometric = evaluate(search.geometric_policy(budget), held_out, costs)
+        coarse, refined = search.solve(budget, refine=False)[1], search.solve(budget)[1]
+        assert max(coarse.mean_cost, refined.mean_cost) <= budget
+        assert geometric.accuracy <= coarse.accuracy <= refined.accuracy
+
+
+def test_the_only_level_between_all_and_nobody_is_the_middle() -> None:
+    held_out = _random(11, 101, 3)
+    search = BudgetSearch(held_out, np.linspace(1, 2, 11))
+    middle_J = np.median(held_out.score_ES[:-1], axis=1)
+    for threshold_G, middle in zip(search._grid_threshold_GJ.T, middle_J, strict=True):
+        assert set(threshold_G.tolist()) <= {0.0, float(middle), NEVER}
 
 
 def test_one_sample() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 import sys
 import tracemalloc
 from pathlib import Path
@@ -16,6 +17,8 @@ from inference_scores import network_logits
 
 from dynperceiver.inference import policies
 from dynperceiver.inference.policies import NEVER, SCORES, TIE_TOLERANCE, ExitPolicy, PolicyError, PolicyRecord, fingerprint_of_arrays
+from dynperceiver.inference.scores import TEMPERATURE_LIMITS, score_samples
+from dynperceiver.inference.temperature import TEMPERATURES as FITTED
 
 POLICY = ExitPolicy((0.5, 0.6, 0.7))
 SERVED = ('scores', 'policy_files', 'policies', 'held_out', 'thresholds', 'temperature', 'budget', 'risk_control', 'calibration')
@@ -85,6 +88,18 @@ def test_logits_that_are_not_finite(value: float) -> None:
         POLICY.score_of(1, logits_SK, np.arange(1000, 1500))
 
 
+def test_temperatures_are_blamed_where_they_are_at_fault() -> None:
+    logits_SK = np.zeros((2, 3), np.float32)
+    with pytest.raises(ValueError, match=r'temperature 1e-300 of exit 3: temperatures are numbers from 0\.001 to 1000'):
+        score_samples(logits_SK, temperature=1e-300, exit_index=2)
+    low, high = TEMPERATURE_LIMITS
+    assert low < min(FITTED) and max(FITTED) < high
+    for score in SCORES:
+        far_SK = np.array([[1e30, -3e38, 0], [0, 1, 2]], np.float32)
+        for temperature in TEMPERATURE_LIMITS:
+            assert ((scores := ExitPolicy((0.5,), score, temperature).score_of(0, far_SK)) >= 0).all() and scores[0] == 1
+
+
 def test_large_finite_logits_are_fine() -> None:
     assert POLICY.score_of(0, np.full((2, 4), 3e38, np.float32)).tolist() == [0.25, 0.25]  # their sum is not finite
 
@@ -152,7 +167,13 @@ def test_replay_refuses_what_does_not_fit() -> None:
         ({'thresholds': (np.inf,)}, r'threshold inf of exit 1: .*to let nobody leave, set 2\.0'),
         ({'thresholds': (-0.1,)}, r'threshold -0\.1 of exit 1: .*0 \(all leave\) or more'),
         ({'thresholds': (0.5,), 'score': 'x'}, "score='x' is unknown; choose one of confidence, margin, entropy"),
-        ({'thresholds': (0.5,), 'temperature': 0}, 'temperature 0.0 of exit 1: .*above 0'),
+        ({'thresholds': (0.5, 10**400)}, 'thresholds has a whole number of more than 308 digits, which no float holds; pass one per exit'),
+        ({'thresholds': (0.5,), 'temperature': 10**400}, 'temperature has a whole number of more than 308 digits'),
+        ({'thresholds': (0.5,), 'temperature': 0}, 'temperature 0.0 of exit 1: temperatures are numbers from 0.001 to 1000; 1.0 '),
+        ({'thresholds': (0.5,), 'temperature': (1, 1e-300)}, 'temperature 1e-300 of exit 2: .*tools/calibrate.py --fit-temperature'),
+        ({'thresholds': (0.5,), 'temperature': 9.9e-4}, 'temperature 0.00099 of exit 1'),
+        ({'thresholds': (0.5,), 'temperature': (1001, 1)}, r'temperature 1001\.0 of exit 1'),
+        ({'thresholds': (0.5,), 'temperature': np.inf}, 'temperature inf of exit 1'),
         ({'thresholds': (0.5,), 'temperature': (1, np.nan)}, 'temperature nan of exit 2'),
         ({'thresholds': (0.5,), 'temperature': (1, 1, 1)}, '3 temperatures do not go with 2 exits'),
         ({'thresholds': (0.5,), 'record': PolicyRecord(cost_ms=(1, 2, 3))}, '3 cost_ms for 2 exits'),
@@ -177,7 +198,7 @@ def _recorded() -> ExitPolicy:
         'sha256:a', 'sha256:b', 300, {'exit_fractions': (0.1, np.float32(0.2))}, (0.1, 1 / 3, 0.5, 1), np.array([1, 2, 3, 4.5]), 'Rüdiger',
         {'accuracy': 0.1 + 0.2, 'exit_shares': np.array([0.5, 0.5])},
     )  # fmt: skip
-    return ExitPolicy((1 / 3, 0.1 + 0.2, NEVER), 'margin', (1, math.pi, 1e-7, 1), record)
+    return ExitPolicy((1 / 3, 0.1 + 0.2, NEVER), 'margin', (1, math.pi, 0.1 + 0.2, 1e3), record)
 
 
 def test_files_are_exact(tmp_path: Path) -> None:
@@ -193,12 +214,23 @@ def test_a_failing_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / 'policy.json'
     POLICY.save(path)
     monkeypatch.setattr(policies.os, 'fsync', lambda _: (_ for _ in ()).throw(OSError('disk full')))
-    with pytest.raises(OSError, match='disk full'):
+    message = rf'^policy {re.escape(str(path))} cannot be written \(disk full\); choose the name of a file in a folder that you may'
+    with pytest.raises(PolicyError, match=message) as caught:
         _recorded().save(path)
+    assert '.tmp' not in str(caught.value)
     assert ExitPolicy.load(path) == POLICY
     assert [entry.name for entry in tmp_path.iterdir()] == ['policy.json']
     with pytest.raises(FileNotFoundError, match=r'the folder .* is missing; create it first'):
         POLICY.save(tmp_path / 'none' / 'policy.json')
+
+
+def test_a_policy_that_cannot_be_written_is_named_by_its_users_name(tmp_path: Path) -> None:
+    (tmp_path / 'folder').mkdir()
+    for name, reason in (('folder', 'Is a directory'), ('x' * 300, 'File name too long')):
+        with pytest.raises(PolicyError, match=rf'^policy .*{name} cannot be written \({reason}\)') as caught:
+            POLICY.save(tmp_path / name)
+        assert f'.{name}.' not in str(caught.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ['folder']
 
 
 def _edited(**changes: Any) -> str:
@@ -222,6 +254,11 @@ RECORD = {**RECORD, 'solved_for': {}, 'expected': {}}
         (_edited(thresholds=[float('inf')]), 'it holds Infinity, which is no number of JSON'),
         (_edited(thresholds=[float('nan')]), 'it holds NaN'),
         (_edited(thresholds=[0.5]).replace('0.5', '1e999'), r'threshold inf of exit 1'),
+        (_edited(thresholds=[10**400]), 'thresholds has a whole number of more than 308 digits'),
+        (_edited(temperature=[1, 10**400]), 'temperature has a whole number of more than 308 digits'),
+        (_edited(temperature=[1, 1e-300]), 'temperature 1e-300 of exit 2: temperatures are numbers from 0.001'),
+        (_edited(record={**RECORD, 'cost_ms': [1, 10**400]}), 'record of the policy has cost_ms of more than 308 digits'),
+        (_edited(record={**RECORD, 'expected': {'accuracy': -(10**400)}}), r"has expected\['accuracy'\] of more than 308 digits"),
         (_edited(thresholds=['0.5']), 'a list of numbers belongs'),
         (_edited(thresholds=[True]), 'a list of numbers belongs'),
         (_edited(temperature=1), 'a list of numbers belongs'),

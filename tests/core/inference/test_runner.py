@@ -3,55 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from core_models import narrow_model, standard_normal
+from dynamic_runs import SIZE, assert_replayed, full_logits, make_images, spread_policy
 from torch import nn
 
 from dynperceiver import DynPerceiver, build_model
 from dynperceiver.feature_branches import FEATURE_BRANCHES
-from dynperceiver.inference import BackendError, DynamicRunner, ExitPolicy, PolicyRecord, RunResult, gather
+from dynperceiver.inference import BackendError, DynamicRunner, ExitPolicy, PolicyRecord, gather
 from dynperceiver.inference.backends import torch_backend
 from dynperceiver.inference.fingerprints import fingerprint_of_network
-from dynperceiver.inference.folding import fold
-
-SIZE = 56
-
-
-def _images(count: int, seed: int = 1) -> torch.Tensor:
-    return standard_normal((count, 3, SIZE, SIZE), seed)
-
-
-def _full_logits(model: DynPerceiver, images: torch.Tensor) -> np.ndarray:
-    with torch.no_grad():
-        return torch.stack(model(images)).float().numpy()
-
-
-def _spread_policy(logits_ESK: np.ndarray, score: str = 'confidence', temperature: float = 1.0) -> ExitPolicy:
-    """A policy under which samples leave everywhere: thresholds are medians, which are scores of samples themselves."""
-    probe = ExitPolicy((0.5,) * (len(logits_ESK) - 1), score, temperature)
-    stay_S = np.arange(logits_ESK.shape[1])
-    thresholds = []
-    for exit_index in range(len(logits_ESK) - 1):
-        score_S = probe.score_of(exit_index, logits_ESK[exit_index][stay_S])
-        thresholds.append(float(np.sort(score_S)[len(score_S) // 2]))
-        stay_S = stay_S[score_S < thresholds[-1]]
-    return ExitPolicy(tuple(thresholds), score, temperature)
-
-
-def _assert_replayed(result: RunResult, policy: ExitPolicy, logits_ESK: np.ndarray, max_exit: int | None = None) -> None:
-    exit_S, score_S = policy.replay(logits_ESK, max_exit)
-    np.testing.assert_array_equal(np.asarray(result.exit_index), exit_S)
-    expected_SK = logits_ESK[exit_S, np.arange(len(exit_S))]
-    np.testing.assert_allclose(np.asarray(result.logits), expected_SK, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(np.asarray(result.confidence), score_S, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(scope='module')
@@ -76,30 +42,30 @@ def calls(model: DynPerceiver) -> Iterator[list[tuple[int, int]]]:
 @pytest.mark.parametrize('name', FEATURE_BRANCHES)
 def test_every_family_answers_as_replayed(name: str) -> None:
     model = narrow_model(name, dtype=torch.float32)
-    images = _images(12).float()
-    logits = _full_logits(model, images)
-    policy = _spread_policy(logits)
+    images = make_images(12).float()
+    logits = full_logits(model, images)
+    policy = spread_policy(logits)
     result = DynamicRunner(model, policy)(images)
     assert len(set(result.exit_index.tolist())) == 4
-    _assert_replayed(result, policy, logits)
+    assert_replayed(result, policy, logits)
 
 
 @pytest.mark.parametrize('score', ['confidence', 'margin', 'entropy'])
 @pytest.mark.parametrize('temperature', [1.0, 3.0])
 def test_every_score(model: DynPerceiver, score: str, temperature: float) -> None:
-    images = _images(16)
-    logits = _full_logits(model, images)
-    policy = _spread_policy(logits, score, temperature)
+    images = make_images(16)
+    logits = full_logits(model, images)
+    policy = spread_policy(logits, score, temperature)
     runner = DynamicRunner(model, policy)
-    _assert_replayed(runner(images), policy, logits)
+    assert_replayed(runner(images), policy, logits)
     for count in (1, 2, 7):
-        _assert_replayed(runner(images[:count]), policy, logits[:, :count])
+        assert_replayed(runner(images[:count]), policy, logits[:, :count])
 
 
 def test_what_was_skipped_did_not_run(model: DynPerceiver, calls: list[tuple[int, int]]) -> None:
-    images = _images(12)
-    logits = _full_logits(model, images)
-    policy = _spread_policy(logits)
+    images = make_images(12)
+    logits = full_logits(model, images)
+    policy = spread_policy(logits)
     calls.clear()
     exit_S = DynamicRunner(model, policy)(images).exit_index.numpy()
     assert calls == [(number, int((exit_S >= number - 1).sum())) for number in (1, 2, 3, 4)]
@@ -112,12 +78,12 @@ def test_stages_of_skipped_segments_did_not_run() -> None:
     """Not only segments: no layer of stage 3 or 4 runs when all leave at exit 1."""
     model = narrow_model()
     runner = DynamicRunner(model, ExitPolicy((0.0, 0.0, 0.0)))
-    runner(_images(1))
+    runner(make_images(1))
     network = runner.backend.network((SIZE, SIZE))
     ran: list[str] = []
     for name, module in network.named_modules():
         module.register_forward_hook(lambda *_, name=name: ran.append(name))
-    runner(_images(2))
+    runner(make_images(2))
     late = ('feature_branch.stages.2', 'feature_branch.stages.3', 'latent_branch.x2z.3', 'latent_branch.last_z2x', 'exits.1', 'exits.3')
     assert 'feature_branch.stages.1' in ran and 'exits.0' in ran
     assert not [name for name in ran if name.startswith(late)]
@@ -125,34 +91,34 @@ def test_stages_of_skipped_segments_did_not_run() -> None:
 
 @pytest.mark.parametrize(('thresholds', 'exit_index'), [((0.0, 2.0, 2.0), 0), ((2.0, 0.0, 2.0), 1), ((2.0, 2.0, 2.0), 3), ((1.01,) * 3, 3)])
 def test_all_leave_at_once(model: DynPerceiver, thresholds: tuple[float, ...], exit_index: int) -> None:
-    images = _images(5)
+    images = make_images(5)
     result = DynamicRunner(model, ExitPolicy(thresholds))(images)
     assert result.exit_index.tolist() == [exit_index] * 5
-    np.testing.assert_allclose(result.logits.numpy(), _full_logits(model, images)[exit_index], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result.logits.numpy(), full_logits(model, images)[exit_index], rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_policy_nobody_leaves_early(model: DynPerceiver) -> None:
-    assert DynamicRunner(model)(_images(3)).exit_index.tolist() == [3, 3, 3]
+    assert DynamicRunner(model)(make_images(3)).exit_index.tolist() == [3, 3, 3]
 
 
 def test_an_empty_batch_runs_nothing(model: DynPerceiver, calls: list[tuple[int, int]]) -> None:
     runner = DynamicRunner(model, ExitPolicy((0.5, 0.5, 0.5)))
-    result = runner(_images(3)[:0])
+    result = runner(make_images(3)[:0])
     assert result.logits.shape == (0, 5) and result.exit_index.shape == result.confidence.shape == (0,)
-    assert runner.full_logits(_images(3)[:0]).shape == (4, 0, 5)
+    assert runner.full_logits(make_images(3)[:0]).shape == (4, 0, 5)
     assert not calls
 
 
 @pytest.mark.parametrize('max_exit', [0, 1, 2, 3])
 def test_exit_cap(model: DynPerceiver, calls: list[tuple[int, int]], max_exit: int) -> None:
-    images = _images(12)
-    logits = _full_logits(model, images)
-    policy = _spread_policy(logits)
+    images = make_images(12)
+    logits = full_logits(model, images)
+    policy = spread_policy(logits)
     calls.clear()
-    _assert_replayed(DynamicRunner(model, policy, max_exit=max_exit)(images), policy, logits, max_exit)
+    assert_replayed(DynamicRunner(model, policy, max_exit=max_exit)(images), policy, logits, max_exit)
     assert max(number for number, _ in calls) == max_exit + 1
-    _assert_replayed(DynamicRunner(model, policy)(images, max_exit=max_exit), policy, logits, max_exit)
-    _assert_replayed(gather(DynamicRunner(model, policy, max_exit=max_exit).stream([images])), policy, logits, max_exit)
+    assert_replayed(DynamicRunner(model, policy)(images, max_exit=max_exit), policy, logits, max_exit)
+    assert_replayed(gather(DynamicRunner(model, policy, max_exit=max_exit).stream([images])), policy, logits, max_exit)
 
 
 def test_scores_that_are_no_numbers() -> None:
@@ -161,8 +127,8 @@ def test_scores_that_are_no_numbers() -> None:
         model.exits[1].classifier.bias[2] = float('nan')
     runner = DynamicRunner(model, ExitPolicy((2.0, 0.5, 0.5)))
     with pytest.raises(ValueError, match=r'(?s)exit 2.*4 of 4'):
-        runner(_images(4))
-    images = _images(4)
+        runner(make_images(4))
+    images = make_images(4)
     images[2, 0, 5, 5] = float('nan')
     with pytest.raises(ValueError, match=r'(?s)exit 1.*1 of 4.*sample 2'):
         DynamicRunner(narrow_model(), ExitPolicy((0.5, 0.5, 0.5)))(images)
@@ -186,8 +152,8 @@ class _Clock:
 def test_deadline() -> None:
     model = narrow_model()
     clock = _Clock(model, (10.0, 20.0, 5.0, 5.0))
-    images = _images(3)
-    logits = _full_logits(model, images)
+    images = make_images(3)
+    logits = full_logits(model, images)
     runner = DynamicRunner(model, clock=clock)
     assert runner(images, deadline_ms=12).exit_index.tolist() == [1, 1, 1]  # nothing is known of segment 2 yet, and it is begun
     assert runner(images, deadline_ms=12).exit_index.tolist() == [0, 0, 0]
@@ -202,23 +168,23 @@ def test_deadline() -> None:
 
 def test_a_deadline_does_not_keep_anybody() -> None:
     model = narrow_model()
-    images = _images(12)
-    logits = _full_logits(model, images)
-    policy = _spread_policy(logits)
+    images = make_images(12)
+    logits = full_logits(model, images)
+    policy = spread_policy(logits)
     runner = DynamicRunner(model, policy, clock=_Clock(model, (1.0, 1.0, 1.0, 1.0)))
     runner.warm_up(images)
-    _assert_replayed(runner(images, deadline_ms=2.5), policy, logits, max_exit=1)
+    assert_replayed(runner(images, deadline_ms=2.5), policy, logits, max_exit=1)
 
 
 @pytest.mark.parametrize(('sizes', 'batch_size'), [((4, 4, 4), 4), ((1,) * 12, 5), ((12,), 3), ((5, 0, 7), None), ((2, 3, 7), 100)])
 def test_stream(model: DynPerceiver, calls: list[tuple[int, int]], sizes: tuple[int, ...], batch_size: int | None) -> None:
-    images = _images(12)
-    logits = _full_logits(model, images)
-    policy = _spread_policy(logits)
+    images = make_images(12)
+    logits = full_logits(model, images)
+    policy = spread_policy(logits)
     calls.clear()
     batches = images.split(sizes)
     results = list(DynamicRunner(model, policy).stream(iter(batches), batch_size))
-    _assert_replayed(gather(results), policy, logits)
+    assert_replayed(gather(results), policy, logits)
     assert sorted(itertools.chain.from_iterable(part.sample_index.tolist() for part in results)) == list(range(12))
     full = batch_size or sizes[0]
     for number in (1, 2, 3, 4):
@@ -233,7 +199,7 @@ def test_a_stream_answers_while_it_runs(model: DynPerceiver) -> None:
     def batches() -> Iterator[torch.Tensor]:
         for number in range(6):
             fed.append(number)
-            yield _images(2, seed=number)
+            yield make_images(2, seed=number)
 
     stream = DynamicRunner(model, ExitPolicy((0.0, 0.5, 0.5))).stream(batches(), batch_size=4)
     assert next(stream).sample_index.tolist() == [0, 1, 2, 3]
@@ -242,52 +208,52 @@ def test_a_stream_answers_while_it_runs(model: DynPerceiver) -> None:
 
 def test_streams_say_what_is_wrong(model: DynPerceiver) -> None:
     with pytest.raises(ValueError, match='batch_size=0: pass at least 1'):
-        next(DynamicRunner(model).stream([_images(1)], batch_size=0))
+        next(DynamicRunner(model).stream([make_images(1)], batch_size=0))
     with pytest.raises(ValueError, match='no samples'):
         gather(DynamicRunner(model).stream([]))
 
 
 def test_clips_leave_whole() -> None:
     model = narrow_model(num_frames=3, temporal_shift='bidirectional')
-    frames = _images(8 * 3)
-    logits = _full_logits(model, frames)
-    policy = _spread_policy(logits)
+    frames = make_images(8 * 3)
+    logits = full_logits(model, frames)
+    policy = spread_policy(logits)
     runner = DynamicRunner(model, policy)
     result = runner(frames)
     assert len(set(result.exit_index.tolist())) > 2
-    _assert_replayed(result, policy, logits)
-    _assert_replayed(runner(frames.unflatten(0, (8, 3))), policy, logits)
-    _assert_replayed(gather(runner.stream(frames.split(6), batch_size=3)), policy, logits)
+    assert_replayed(result, policy, logits)
+    assert_replayed(runner(frames.unflatten(0, (8, 3))), policy, logits)
+    assert_replayed(gather(runner.stream(frames.split(6), batch_size=3)), policy, logits)
 
 
 def test_views_of_a_video_leave_together() -> None:
     model = narrow_model(num_frames=3, temporal_shift='bidirectional')
-    frames = _images(6 * 2 * 3)
-    logits = _full_logits(model, frames).reshape(4, 6, 2, -1).mean(2)
-    policy = _spread_policy(logits)
+    frames = make_images(6 * 2 * 3)
+    logits = full_logits(model, frames).reshape(4, 6, 2, -1).mean(2)
+    policy = spread_policy(logits)
     runner = DynamicRunner(model, policy, views=2)
-    _assert_replayed(runner(frames), policy, logits)
-    _assert_replayed(gather(runner.stream(frames.split(12), batch_size=3)), policy, logits)
+    assert_replayed(runner(frames), policy, logits)
+    assert_replayed(gather(runner.stream(frames.split(12), batch_size=3)), policy, logits)
     with pytest.raises(ValueError, match='3 clips are no whole number of videos of 2 views'):
         runner(frames[:9])
 
 
 def test_full_logits_are_those_of_the_network(model: DynPerceiver) -> None:
-    images = _images(3)
+    images = make_images(3)
     runner = DynamicRunner(model, ExitPolicy((0.0, 0.0, 0.0)))
-    np.testing.assert_allclose(runner.full_logits(images), _full_logits(model, images), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(runner.full_logits(images), full_logits(model, images), rtol=1e-6, atol=1e-6)
 
 
 def test_a_model_that_holds_the_network(model: DynPerceiver) -> None:
     holder = nn.ModuleDict({'backbone': model})
-    images = _images(2)
-    expected = _full_logits(model, images)[3]
+    images = make_images(2)
+    expected = full_logits(model, images)[3]
     np.testing.assert_allclose(DynamicRunner(holder)(images.numpy()).logits.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_unfolded(model: DynPerceiver) -> None:
-    images = _images(4)
-    np.testing.assert_array_equal(DynamicRunner(model, folded=False)(images).logits.numpy(), _full_logits(model, images)[3])
+    images = make_images(4)
+    np.testing.assert_array_equal(DynamicRunner(model, folded=False)(images).logits.numpy(), full_logits(model, images)[3])
 
 
 def test_a_policy_of_another_checkpoint(model: DynPerceiver, tmp_path: Any) -> None:
@@ -307,7 +273,7 @@ def test_a_policy_of_another_checkpoint(model: DynPerceiver, tmp_path: Any) -> N
 
 
 def test_wrong_arguments_say_value_rule_and_remedy(model: DynPerceiver) -> None:
-    images = _images(2)
+    images = make_images(2)
     with pytest.raises(ValueError, match='2 thresholds, for 3 exits, but the network has 4 exits; pass 3 thresholds'):
         DynamicRunner(model, ExitPolicy((0.5, 0.5)))
     with pytest.raises(ValueError, match="backend='tensorrt' is unknown; choose 'torch' or 'onnxruntime'"):
@@ -339,137 +305,32 @@ def test_images_of_another_size(model: DynPerceiver) -> None:
     runner = DynamicRunner(model)
     for side in (56, 72, 112):
         images = standard_normal((2, 3, side, side))
-        np.testing.assert_allclose(runner(images).logits.numpy(), _full_logits(model, images)[3], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(runner(images).logits.numpy(), full_logits(model, images)[3], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('num_frames', [1, 2])
 def test_large_batches_run_in_parts(monkeypatch: pytest.MonkeyPatch, num_frames: int) -> None:
     """So many samples at once that the largest map of the segment stays small; the answers are the same."""
     model = narrow_model(num_frames=num_frames, temporal_shift='bidirectional' if num_frames > 1 else None)
-    frames = _images(9 * num_frames)
-    logits = _full_logits(model, frames)
-    policy = _spread_policy(logits)
+    frames = make_images(9 * num_frames)
+    logits = full_logits(model, frames)
+    policy = spread_policy(logits)
     seen: list[tuple[int, int]] = []
     for segment in model.segments:
         segment.register_forward_hook(lambda module, args, output: seen.append((module.number, output[1].num_samples)))
     # The largest map of segment 1 has 16 channels of 14 x 14 (float64), that of segment 2 32 of 7 x 7, those of the others 64 of 4 x 4.
     monkeypatch.setattr(torch_backend, 'CPU_MAP_BYTES', 2 * num_frames * 16 * 14 * 14 * 8)
     runner = DynamicRunner(model)
-    _assert_replayed(runner(frames), runner.policy, logits)
+    assert_replayed(runner(frames), runner.policy, logits)
     assert seen == [(1, 2)] * 4 + [(1, 1), (2, 4), (2, 4), (2, 1), (3, 6), (3, 3), (4, 6), (4, 3)]
-    _assert_replayed(DynamicRunner(model, policy)(frames), policy, logits)
+    assert_replayed(DynamicRunner(model, policy)(frames), policy, logits)
 
 
 def test_maps_stay_channels_last(model: DynPerceiver) -> None:
     """A narrowed map that were laid out anew would be copied by the next convolution."""
     runner = DynamicRunner(model)
-    state = runner.backend.start(_images(4))
+    state = runner.backend.start(make_images(4))
     for exit_index in range(3):
         _, state = runner.backend.run(exit_index, state)
         for narrowed in (runner.backend.select(state, np.array([2, 0])), runner.backend.concat([state, state])):
             assert narrowed.feature_BCHW.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_stream_keeps_images_that_wait(model: DynPerceiver) -> None:
-    """Cameras fill one buffer again and again."""
-    images = _images(8).contiguous(memory_format=torch.channels_last)
-    logits = _full_logits(model, images)
-    buffer = torch.empty_like(images[:2])
-
-    def batches() -> Iterator[torch.Tensor]:
-        for start in range(0, 8, 2):
-            yield buffer.copy_(images[start : start + 2])
-
-    policy = _spread_policy(logits)
-    _assert_replayed(gather(DynamicRunner(model, policy).stream(batches(), batch_size=8)), policy, logits)
-    _assert_replayed(gather(DynamicRunner(model, policy).stream(batches(), batch_size=3)), policy, logits)
-
-
-def test_the_callers_autocast_does_not_matter(model: DynPerceiver) -> None:
-    model = narrow_model(dtype=torch.float32)
-    images = _images(2).float()
-    expected = DynamicRunner(model)(images).logits
-    with torch.autocast('cpu', torch.bfloat16):
-        assert torch.equal(DynamicRunner(model)(images).logits, expected)
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_weights_of_other_types_have_fingerprints_of_their_own(dtype: torch.dtype) -> None:
-    model = narrow_model(dtype=torch.float32)
-    policy = ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(checkpoint=fingerprint_of_network(model)))
-    assert DynamicRunner(model, policy, dtype=dtype)(_images(1)).logits.shape == (1, 5)
-    with pytest.raises(ValueError, match=rf'The weights are {dtype}: if they were converted, pass .* dtype={dtype} to the runner'):
-        DynamicRunner(model.to(dtype), policy)
-
-
-def test_weights_that_change_before_they_are_read() -> None:
-    model = narrow_model()
-    policy = ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(checkpoint=fingerprint_of_network(model)))
-    runner = DynamicRunner(model, policy)
-    with torch.no_grad():
-        model.exits[0].classifier.bias += 1
-    with pytest.raises(ValueError, match='sha256'):
-        runner(_images(1))
-
-
-class _Unpicklable:
-    """A hook as profilers are: with state that cannot be copied."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.places: list[str] = []
-
-    def __call__(self, module: nn.Module, *_: Any) -> None:
-        with self.lock:
-            self.places.append(type(module).__name__)
-
-
-@pytest.mark.parametrize('before', [True, False])
-def test_hooks_of_any_kind_see_the_run(before: bool) -> None:
-    model = narrow_model()
-    hook = _Unpicklable()
-    runner = DynamicRunner(model, ExitPolicy((0.0, 0.0, 0.0)))
-    if not before:
-        runner(_images(1))
-    handles = [module.register_forward_hook(hook) for module in (model.segments[0], model.feature_branch.stages[0], model.segments[1])]
-    runner(_images(1))
-    assert hook.places == ['BlockSequence', 'Segment']
-    for handle in handles:
-        handle.remove()
-    runner(_images(1))
-    assert hook.places == ['BlockSequence', 'Segment']
-
-
-def test_the_callers_model_is_left_alone() -> None:
-    model = narrow_model().train()
-    for folded in (True, False):
-        DynamicRunner(model, folded=folded, dtype=torch.float32)(_images(1))
-        assert model.training and model.latent_branch.latent.dtype == torch.float64
-
-
-def test_first_calls_from_several_threads(model: DynPerceiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    folded: list[int] = []
-
-    def slow_fold(*args: Any) -> DynPerceiver:
-        folded.append(1)
-        time.sleep(0.05)
-        return fold(*args)
-
-    monkeypatch.setattr(torch_backend, 'fold', slow_fold)
-    images = _images(3)
-    runner = DynamicRunner(model)
-    with ThreadPoolExecutor(3) as pool:
-        results = list(pool.map(runner, [images] * 3))
-    assert len(folded) == 1
-    for result in results:
-        np.testing.assert_allclose(result.logits.numpy(), _full_logits(model, images)[3], rtol=1e-5, atol=1e-5)
-
-
-def test_arrays_of_any_layout(model: DynPerceiver) -> None:
-    images = _images(2)
-    flipped = images.numpy()[:, ::-1]
-    expected = _full_logits(model, images.flip(1))[3]
-    np.testing.assert_allclose(DynamicRunner(model)(flipped).logits.numpy(), expected, rtol=1e-5, atol=1e-5)
-    for max_exit in (1.0, '1'):
-        with pytest.raises(ValueError, match=f'max_exit={max_exit}: pass the index of an exit'):
-            DynamicRunner(model)(images, max_exit=max_exit)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from exported_networks import EXPORTED, all_logits, exported, random_images
 
 from dynperceiver.export import in_memory
+from dynperceiver.export.folder import write_manifest
 from dynperceiver.inference import BackendError, DynamicRunner, ExitPolicy, PolicyRecord, RunResult, gather
+from dynperceiver.inference.backends.manifest import PolicyEntry, file_sha256
+from dynperceiver.inference.backends.onnx_runtime import OnnxRuntimeBackend
+from dynperceiver.inference.backends.torch_backend import TorchBackend
 
 
 def _spread_policy(logits_ESK: np.ndarray) -> ExitPolicy:
@@ -99,18 +105,48 @@ def test_a_network_in_memory_is_exported_once(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_policy_of_the_folder_is_taken(tmp_path: Path) -> None:
     one = exported('resnet')
-    for path in one.folder.iterdir():
-        (tmp_path / path.name).symlink_to(path)
+    for entry in one.report.manifest.segments:
+        (tmp_path / entry.file).symlink_to(one.folder / entry.file)
+
+    def store(policy: ExitPolicy) -> None:
+        policy.save(tmp_path / 'policy.json')
+        write_manifest(tmp_path, replace(one.report.manifest, policy=PolicyEntry('policy.json', file_sha256(tmp_path / 'policy.json'))))
+
     images = random_images(one, 4)
-    assert DynamicRunner(tmp_path, backend='onnxruntime')(images).exit_index.tolist() == [3] * 4
-    ExitPolicy((2.0, 0.0, 0.5)).save(tmp_path / 'policy.json')
+    assert DynamicRunner(one.folder, backend='onnxruntime')(images).exit_index.tolist() == [3] * 4
+    store(ExitPolicy((2.0, 0.0, 0.5)))
     assert DynamicRunner(tmp_path, backend='onnxruntime')(images).exit_index.tolist() == [1] * 4
     assert DynamicRunner(tmp_path, ExitPolicy((0.0, 0.0, 0.0)), backend='onnxruntime')(images).exit_index.tolist() == [0] * 4
-    other = ExitPolicy((0.5,) * 3, record=PolicyRecord(checkpoint='sha256:' + '0' * 64))
-    other.save(tmp_path / 'policy.json')
+    store(ExitPolicy((0.5,) * 3, record=PolicyRecord(checkpoint='sha256:' + '0' * 64)))
     with pytest.raises(ValueError) as caught:
         DynamicRunner(tmp_path, backend='onnxruntime')
     assert one.report.manifest.fingerprint in str(caught.value) and '0' * 64 in str(caught.value)
+
+
+def test_a_ready_made_backend_runs_what_it_was_made_of(tmp_path: Path) -> None:
+    one, other = exported('resnet'), exported('clips')
+    on_torch, in_memory_too, on_folder = TorchBackend(one.network), in_memory.ExportingBackend(one.network), OnnxRuntimeBackend(one.folder)
+    model = torch.nn.Sequential(torch.nn.Identity(), one.network)
+    (tmp_path / 'link').symlink_to(one.folder)
+    for backend, models in (
+        (on_torch, (None, one.network, model)),
+        (in_memory_too, (None, one.network, model)),
+        (on_folder, (None, one.folder, str(one.folder), tmp_path / 'link')),
+    ):
+        assert all(DynamicRunner(same, backend=backend).backend is backend for same in models)
+    for backend, model, name in (
+        (on_torch, other.network, 'a DynPerceiver'),
+        (on_torch, one.folder, f"'{one.folder}'"),
+        (in_memory_too, other.network, 'a DynPerceiver'),
+        (on_folder, other.folder, f"'{other.folder}'"),
+        (on_folder, one.network, 'a DynPerceiver'),
+    ):
+        message = f'model is {name}, which the {type(backend).__name__} passed as backend was not made of, .*; pass model=None'
+        with pytest.raises(BackendError, match=message):
+            DynamicRunner(model, backend=backend)
+    message = r'backend is a TorchBackend, which is made already, and device=.cpu., folded=False would do nothing; pass such options where'
+    with pytest.raises(BackendError, match=message):
+        DynamicRunner(None, backend=on_torch, device='cpu', folded=False)
 
 
 def test_input_that_is_no_number_is_named() -> None:

@@ -11,11 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..inference.backends.base import BackendError
-from ..inference.backends.manifest import FORMAT, MANIFEST, VERSION, Manifest, read_manifest
+from ..inference.backends.manifest import FORMAT, MANIFEST, POLICY, VERSION, Manifest, read_manifest
 
-__all__ = ['POLICY', 'check_target', 'new_folder', 'write_manifest']
-
-POLICY = 'policy.json'
+__all__ = ['check_target', 'new_folder', 'write_manifest']
 
 
 def check_target(folder: Path) -> None:

@@ -19,14 +19,14 @@ import onnx_ir
 import torch
 
 from ..analysis import count_exit_costs
-from ..inference.backends.manifest import GraphEntry, Manifest, file_sha256
+from ..inference.backends.manifest import POLICY, GraphEntry, Manifest, PolicyEntry, file_sha256
 from ..inference.backends.onnx_runtime import OnnxRuntimeBackend
 from ..inference.fingerprints import fingerprint_of_network
 from ..inference.folding import fold
 from ..inference.policies import ExitPolicy
 from ..models import DynPerceiver
 from .cleaning import ExportError
-from .folder import POLICY, new_folder, write_manifest
+from .folder import new_folder, write_manifest
 from .graphs import export_graphs
 from .preprocessing import check_preprocessing
 
@@ -141,6 +141,8 @@ def export_segments(
             file = f'segment{number}.onnx'
             onnx_ir.save(graph.model, folder / file)
             entries.append(GraphEntry(file, file_sha256(folder / file), graph.inputs, graph.updates, graph.keeps))
+        if policy is not None:
+            policy.save(folder / POLICY)
         manifest = Manifest(
             fingerprint=fingerprint,
             image_size=(image_size[0], image_size[1]),
@@ -151,10 +153,9 @@ def export_segments(
             producer={name: _version(name) for name in ('dynperceiver', 'torch', 'onnx', 'onnxscript')},
             preprocessing=preprocessing,
             class_names=class_names,
+            policy=None if policy is None else PolicyEntry(POLICY, file_sha256(folder / POLICY)),
         )
         write_manifest(folder, manifest)
-        if policy is not None:
-            policy.save(folder / POLICY)
         difference_E = _compare(reference, OnnxRuntimeBackend(folder))
         sizes = [(folder / entry.file).stat().st_size for entry in entries]
     rows = zip(entries, sizes, graphs, difference_E, strict=True)

@@ -17,7 +17,9 @@ from .thresholds import as_policy_thresholds, solve_thresholds
 __all__ = ['BudgetSearch', 'CostTable', 'TradeoffPoint', 'tradeoff_curve']
 
 GRID_POLICIES = 2**18
+MIN_LEVELS = 4  # per exit, where the grid has room for them
 SAMPLES_PER_LEVEL = 16  # a grid that is finer than the samples tells nothing
+COARSE_SHARES = (0.75, 0.5, 0.25)  # of the budget above exit 1's cost, for geometric fractions in the place of a fine grid
 MAX_SWEEPS = 6
 BISECTIONS = 24
 ROUNDING = 1e-12  # of sums of costs, relative
@@ -75,6 +77,11 @@ class TradeoffPoint:
     evaluation: Evaluation
 
 
+def _num_levels(num_early: int, num_samples: int) -> int:
+    """Thresholds per exit of a grid of at most :data:`GRID_POLICIES`, those for all and for nobody included; below 2 there is no grid."""
+    return min(int(GRID_POLICIES ** (1 / num_early) + 1e-9), max(MIN_LEVELS, num_samples // SAMPLES_PER_LEVEL + 2))
+
+
 class BudgetSearch:
     """Search of the thresholds with the highest held-out accuracy at a mean cost within a budget.
 
@@ -82,6 +89,8 @@ class BudgetSearch:
     best of them, and from the best of the family of geometric exit fractions p_k ~ q^k, one threshold after the other is set to the best
     among all samples' scores, as long as that helps. So no policy is worse on the held-out samples than the best geometric fractions. Where
     accuracies are equal, the cheaper policy is taken; a large budget is not spent where spending it gains nothing.
+
+    The grid is coarser the more exits there are; for 20 exits and more there is none.
 
     Args:
         held_out: The samples.
@@ -101,8 +110,14 @@ class BudgetSearch:
     def _fill_grid(self) -> None:
         """Thresholds of the grid's policies that are cheaper than all that are as accurate, by rising cost and accuracy."""
         score_ES, num_early, num_samples = self.held_out.score_ES, self.held_out.num_exits - 1, self.held_out.num_samples
-        num_levels = max(4, min(int(GRID_POLICIES ** (1 / num_early) + 1e-9), num_samples // SAMPLES_PER_LEVEL + 2))
+        num_levels = _num_levels(num_early, num_samples)
+        self._is_coarse = num_levels < MIN_LEVELS
+        if num_levels < 2:
+            self._grid_cost_G, self._grid_threshold_GJ = np.empty(0), np.empty((0, num_early))
+            return
         pick_L = np.linspace(0, num_samples - 1, num_levels - 2).round().astype(np.int64)
+        if num_levels == 3:
+            pick_L = np.array([(num_samples - 1) // 2])
         levels = [np.unique([0.0, *falling_S[pick_L].tolist(), NEVER]) for falling_S in self._falling_JS]
         reached = [
             np.searchsorted(level - TIE_TOLERANCE, score_S.astype(np.float64), side='right') - 1
@@ -147,7 +162,7 @@ class BudgetSearch:
         Args:
             budget: Largest mean cost, in the unit of the costs.
             unit: Name of the unit, with a space before it, for messages.
-            refine: Whether to go on from the grid's best policy; without, the policies of neighbouring budgets are more alike.
+            refine: Whether to go on from the best policies of grid and family; without, those of neighbouring budgets are more alike.
 
         Returns:
             The policy, and what it does on the held-out samples.
@@ -160,8 +175,12 @@ class BudgetSearch:
         last = int(np.searchsorted(self._grid_cost_G, budget, side='right')) - 1
         if last >= 0:
             starts.append(self._grid_threshold_GJ[last])
-        if refine:
+        if refine or self._is_coarse:
             starts.append(self._geometric(budget))
+        if self._is_coarse:
+            span = min(budget, self.costs[-1]) - self.costs[0]
+            starts += [self._geometric(self.costs[0] + share * span) for share in COARSE_SHARES]
+        if refine:
             starts += [self._refine(start_J, budget) for start_J in starts[1:]]
         policies = [self.held_out.policy(start_J.tolist()) for start_J in starts]
         solved = [(policy, evaluate(policy, self.held_out, self.costs)) for policy in policies]

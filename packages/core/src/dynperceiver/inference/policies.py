@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .policy_files import PolicyError, PolicyRecord, fingerprint_of_arrays, read_policy_file, write_policy_file
-from .scores import SCORES, check_score, score_samples
+from .scores import SCORES, check_score, check_temperature, score_samples
 
 __all__ = ['NEVER', 'SCORES', 'TIE_TOLERANCE', 'ExitPolicy', 'PolicyError', 'PolicyRecord', 'fingerprint_of_arrays']
 
@@ -35,6 +35,8 @@ def _floats(values: object, name: str, remedy: str) -> tuple[float, ...]:
     values = tuple(values)
     try:
         return tuple(float(value) for value in values)
+    except OverflowError:
+        raise ValueError(f'{name} has a whole number of more than 308 digits, which no float holds; {remedy}') from None
     except (TypeError, ValueError):
         raise ValueError(f'{name}={values} are not all numbers; {remedy}') from None
 
@@ -51,8 +53,9 @@ class ExitPolicy:
         record: What the policy was made from, if known.
 
     Raises:
-        ValueError: If there is no threshold, or one is negative or not finite; the score is unknown; or a temperature is not positive, or
-            there are not as many as exits; or the record has costs for another number of exits.
+        ValueError: If there is no threshold, or one is negative or not finite; the score is unknown; or a temperature is outside
+            :data:`~dynperceiver.inference.scores.TEMPERATURE_LIMITS`, or there are not as many as exits; or the record has costs for
+            another number of exits.
     """
 
     thresholds: tuple[float, ...]
@@ -81,8 +84,7 @@ class ExitPolicy:
                 'one per exit, the last included'
             )
         for number, value in enumerate(temperatures, 1):
-            if not math.isfinite(value) or value <= 0:
-                raise ValueError(f'temperature {value} of exit {number}: temperatures are finite and above 0; 1.0 changes nothing')
+            check_temperature(value, number - 1)
         check_score(self.score)
         if self.record is not None:
             for name in ('cost_gflops', 'cost_ms'):
@@ -238,6 +240,7 @@ class ExitPolicy:
 
         Raises:
             FileNotFoundError: If the folder is missing.
+            PolicyError: If the file cannot be written.
         """
         fields = {'score': self.score, 'thresholds': list(self.thresholds), 'temperature': list(self.temperatures)}
         write_policy_file(path, fields, self.record)

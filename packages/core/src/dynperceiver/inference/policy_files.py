@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -32,6 +33,8 @@ def _plain(value: Any, name: str) -> Any:
     """The value as JSON gives it back: lists, dicts with names, strings, finite numbers, booleans and None."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise PolicyError(f'the record of the policy has {name} of more than 308 digits, which no float holds; {REMEDY}')
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -112,6 +115,7 @@ def write_policy_file(path: str | os.PathLike[str], fields_: Mapping[str, Any], 
 
     Raises:
         FileNotFoundError: If the folder is missing.
+        PolicyError: If the file cannot be written.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -120,13 +124,19 @@ def write_policy_file(path: str | os.PathLike[str], fields_: Mapping[str, Any], 
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        with temporary.open('w', encoding='utf-8') as file:
-            file.write(text + '\n')
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            with temporary.open('w', encoding='utf-8') as file:
+                file.write(text + '\n')
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise PolicyError(
+            f'policy {path} cannot be written ({error.strerror or error}); choose the name of a file in a folder that you may write to, '
+            'with space left'
+        ) from error
 
 
 def read_policy_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], PolicyRecord | None]:

@@ -11,9 +11,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-__all__ = ['SCORES', 'check_score', 'confidence', 'entropy', 'margin', 'score_samples']
+__all__ = ['SCORES', 'TEMPERATURE_LIMITS', 'check_score', 'check_temperature', 'confidence', 'entropy', 'margin', 'score_samples']
 
 CHUNK_NUMBERS = 2**18  # logits that are worked on at once: 1 MB, so that they stay in the processor's cache
+
+TEMPERATURE_LIMITS = (1e-3, 1e3)
+"""Smallest and largest temperature; beyond them, scores of different samples are hardly different any more."""
 
 ScoreFunction: TypeAlias = Callable[[np.ndarray, float], np.ndarray]
 
@@ -77,6 +80,21 @@ def check_score(score: object) -> str:
     return score
 
 
+def check_temperature(temperature: float, exit_index: int = 0) -> float:
+    """The temperature of an exit, if it is within :data:`TEMPERATURE_LIMITS`.
+
+    Raises:
+        ValueError: If not.
+    """
+    low, high = TEMPERATURE_LIMITS
+    if not low <= temperature <= high:
+        raise ValueError(
+            f'temperature {temperature} of exit {exit_index + 1}: temperatures are numbers from {low:g} to {high:g}; 1.0 changes nothing, '
+            'and tools/calibrate.py --fit-temperature finds those that fit'
+        )
+    return temperature
+
+
 def score_samples(
     logits_SK: np.ndarray, score: str = 'confidence', temperature: float = 1.0, exit_index: int = 0, sample_S: np.ndarray | None = None
 ) -> np.ndarray:
@@ -85,7 +103,7 @@ def score_samples(
     Args:
         logits_SK: Logits of any floating type, shape (samples, classes).
         score: Name in :data:`SCORES`.
-        temperature: The logits are divided by it.
+        temperature: The logits are divided by it; within :data:`TEMPERATURE_LIMITS`.
         exit_index: Number of the exit, from 0, for messages.
         sample_S: Numbers of the samples, for messages; default 0, 1, 2...
 
@@ -93,7 +111,7 @@ def score_samples(
         Scores, float32, shape (samples,).
 
     Raises:
-        ValueError: If the shape is another, or a logit or score is not finite.
+        ValueError: If the shape is another, the score is unknown, the temperature out of range, or a logit or score not finite.
     """
     logits_SK = np.asarray(logits_SK)
     if logits_SK.ndim != 2 or logits_SK.shape[1] == 0:
@@ -102,6 +120,7 @@ def score_samples(
             'or more classes'
         )
     function, num_samples = SCORES[check_score(score)], len(logits_SK)
+    check_temperature(temperature, exit_index)
     score_S = np.empty(num_samples, np.float32)
     bad_S = np.zeros(num_samples, bool)
     num_rows = max(1, CHUNK_NUMBERS // logits_SK.shape[1])

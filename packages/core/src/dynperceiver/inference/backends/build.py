@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import Backend, BackendError
+from .manifest import MANIFEST, POLICY, Manifest, file_sha256
 
 __all__ = ['BACKENDS', 'BackendEntry', 'build_backend', 'stored_policy']
 
@@ -45,13 +46,15 @@ def build_backend(model: Any, backend: str | Backend, options: Mapping[str, Any]
 
     Args:
         model: A network, a model that holds one, or an exported folder.
-        backend: Name in :data:`BACKENDS`, or a backend, which is returned.
+        backend: Name in :data:`BACKENDS`, or a backend, which is returned; then ``model`` is ``None`` or what it was made of.
         options: Keyword arguments of the backend.
 
     Raises:
-        BackendError: If the name is unknown, or the backend cannot run such a model.
+        BackendError: If the name is unknown, or the backend cannot run such a model; or a backend comes with options, or with a model that
+            it was not made of.
     """
     if not isinstance(backend, str):
+        _check_ready_made(model, backend, options)
         return backend
     if backend not in BACKENDS:
         raise BackendError(f'backend={backend!r} is unknown; choose {" or ".join(map(repr, BACKENDS))}')
@@ -69,8 +72,49 @@ def build_backend(model: Any, backend: str | Backend, options: Mapping[str, Any]
     return built
 
 
+def _check_ready_made(model: Any, backend: Backend, options: Mapping[str, Any]) -> None:
+    name = type(backend).__name__
+    if options:
+        raise BackendError(
+            f'backend is a {name}, which is made already, and {", ".join(f"{key}={value!r}" for key, value in options.items())} would do '
+            'nothing; pass such options where the backend is made, or name the backend'
+        )
+    if model is not None and not _is_made_of(backend, model):
+        given = repr(str(model)) if isinstance(model, str | PathLike) else f'a {type(model).__name__}'
+        raise BackendError(
+            f'model is {given}, which the {name} passed as backend was not made of, and it would not run; pass model=None, or name the '
+            'backend to run this model'
+        )
+
+
+def _is_made_of(backend: Backend, model: Any) -> bool:
+    """Whether a backend runs this network, one within this model, or the graphs in this folder."""
+    source, folder = getattr(backend, 'source', None), getattr(backend, 'folder', None)
+    if isinstance(model, str | PathLike):
+        return folder is not None and Path(model).resolve() == Path(folder).resolve()
+    parts = model.modules() if hasattr(model, 'modules') else (model,)
+    return source is not None and any(part is source for part in parts)
+
+
 def stored_policy(backend: Backend) -> Path | None:
-    """The policy that came with an exported folder, if there is one."""
-    folder = getattr(backend, 'folder', None)
-    path = None if folder is None else Path(folder) / 'policy.json'
-    return path if path is not None and path.is_file() else None
+    """The policy that came with an exported folder, if there is one.
+
+    Raises:
+        BackendError: If the folder has lost it, or has another one than was exported.
+    """
+    folder, manifest = getattr(backend, 'folder', None), getattr(backend, 'manifest', None)
+    if folder is None or not isinstance(manifest, Manifest):
+        return None
+    path = Path(folder) / POLICY
+    remedy = 'pass policy=, or export the checkpoint anew with tools/export.py --policy'
+    if manifest.policy is None:
+        if path.exists():
+            raise BackendError(f'{path} was not exported with the graphs: {MANIFEST} lists no policy. Remedy: {remedy}, or remove the file')
+        return None
+    if not path.is_file():
+        raise BackendError(f'{path} is missing, which {MANIFEST} lists; copy the whole folder, or {remedy}')
+    if file_sha256(path) != manifest.policy.sha256:
+        raise BackendError(
+            f'{path} is not the policy that was exported: its SHA-256 is not that in {MANIFEST}; copy the folder again, or {remedy}'
+        )
+    return path

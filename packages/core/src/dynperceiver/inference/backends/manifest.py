@@ -14,11 +14,15 @@ from typing import Any
 
 from .base import BackendError
 
-__all__ = ['FORMAT', 'MANIFEST', 'REMEDY', 'VERSION', 'GraphEntry', 'Manifest', 'file_sha256', 'is_count', 'read_manifest']
+__all__ = [
+    'FORMAT', 'MANIFEST', 'POLICY', 'REMEDY', 'VERSION',
+    'GraphEntry', 'Manifest', 'PolicyEntry', 'file_sha256', 'is_count', 'read_manifest',
+]  # fmt: skip
 
 FORMAT = 'dynperceiver exported segments'
 VERSION = 1
 MANIFEST = 'manifest.json'
+POLICY = 'policy.json'
 REMEDY = 'export the checkpoint anew with tools/export.py'
 
 
@@ -49,6 +53,19 @@ class GraphEntry:
 
 
 @dataclass(frozen=True)
+class PolicyEntry:
+    """The policy in an exported folder.
+
+    Attributes:
+        file: Name of the policy's file in the folder, :data:`POLICY`.
+        sha256: Hexadecimal SHA-256 of the file.
+    """
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What an exported folder says of itself.
 
@@ -62,6 +79,7 @@ class Manifest:
         producer: Versions of what wrote the graphs, by name.
         preprocessing: What pixels go through before, such as ``mean`` and ``std``; empty where it is not known.
         class_names: Names of the classes, or ``None``.
+        policy: The policy that was exported with the graphs, or ``None``.
     """
 
     fingerprint: str
@@ -73,6 +91,7 @@ class Manifest:
     producer: dict[str, str]
     preprocessing: dict[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
+    policy: PolicyEntry | None = None
 
     @property
     def num_exits(self) -> int:
@@ -102,6 +121,10 @@ def _is_file_name(value: Any) -> bool:
     return isinstance(value, str) and value == os.path.basename(value) and '\\' not in value and value.endswith('.onnx')
 
 
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64
+
+
 def _are_texts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) and text for text in value.values())
 
@@ -119,13 +142,18 @@ RULES: dict[str, tuple[Any, str]] = {
     'producer': (_are_texts, 'an object of texts'),
     'preprocessing': (lambda value: isinstance(value, dict), 'an object'),
     'class_names': (lambda value: value is None or _are_names(value), 'a list of names, or null'),
+    'policy': (lambda value: value is None or isinstance(value, dict), 'an object, or null'),
 }
 GRAPH_RULES: dict[str, tuple[Any, str]] = {
     'file': (_is_file_name, 'the name of an .onnx file in the folder'),
-    'sha256': (lambda value: isinstance(value, str) and len(value) == 64, '64 hexadecimal digits'),
+    'sha256': (_is_sha256, '64 hexadecimal digits'),
     'inputs': (lambda value: _are_names(value) and bool(value), 'a list of names'),
     'updates': (_are_texts, 'an object of names'),
     'keeps': (_are_names, 'a list of names'),
+}
+POLICY_RULES: dict[str, tuple[Any, str]] = {
+    'file': (lambda value: value == POLICY, f'"{POLICY}"'),
+    'sha256': (_is_sha256, '64 hexadecimal digits'),
 }
 
 
@@ -141,7 +169,7 @@ def _checked(path: Path, content: Any, rules: dict[str, tuple[Any, str]], where:
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """Read the manifest of an exported folder; the graphs themselves are not looked at.
+    """Read the manifest of an exported folder; the graphs and the policy themselves are not looked at.
 
     Raises:
         BackendError: If the folder or its manifest is missing, damaged, or of another format or version.
@@ -163,6 +191,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         )
     values = _checked(path, content, RULES, 'the manifest')
     graphs = [_checked(path, graph, GRAPH_RULES, f'segment {number}') for number, graph in enumerate(values['segments'], 1)]
+    if values['policy'] is not None:
+        values['policy'] = PolicyEntry(**_checked(path, values['policy'], POLICY_RULES, 'the policy'))
     manifest = Manifest(**{**values, 'segments': tuple(GraphEntry(**graph) for graph in graphs)})
     _check_flow(path, manifest)
     return manifest
@@ -184,3 +214,4 @@ def _check_flow(path: Path, manifest: Manifest) -> None:
 
 assert set(RULES) == {entry.name for entry in fields(Manifest)}
 assert set(GRAPH_RULES) == {entry.name for entry in fields(GraphEntry)}
+assert set(POLICY_RULES) == {entry.name for entry in fields(PolicyEntry)}

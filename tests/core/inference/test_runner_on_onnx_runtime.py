@@ -15,8 +15,9 @@ from exported_networks import EXPORTED, all_logits, exported, random_images
 from dynperceiver.export import in_memory
 from dynperceiver.export.folder import write_manifest
 from dynperceiver.inference import BackendError, DynamicRunner, ExitPolicy, PolicyRecord, RunResult, gather
+from dynperceiver.inference.backends import onnx_runtime
 from dynperceiver.inference.backends.manifest import PolicyEntry, file_sha256
-from dynperceiver.inference.backends.onnx_runtime import OnnxRuntimeBackend
+from dynperceiver.inference.backends.onnx_runtime import OnnxRuntimeBackend, OnnxState
 from dynperceiver.inference.backends.torch_backend import TorchBackend
 
 
@@ -78,6 +79,26 @@ def test_views_of_a_video() -> None:
     runner = DynamicRunner(one.folder, policy, backend='onnxruntime', views=2)
     _assert_replayed(runner(frames), policy, logits)
     _assert_replayed(gather(runner.stream(np.split(frames, 3), batch_size=3)), policy, logits)
+
+
+@pytest.mark.parametrize('kind', ['resnet', 'clips'])
+def test_large_batches_run_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = exported(kind)
+    images = random_images(one, 5)
+    logits = np.stack(all_logits(one.network, images))
+    side, sizes = one.report.manifest.image_size[0], []
+    monkeypatch.setattr(onnx_runtime, 'PIXELS_AT_ONCE', 2 * side * side * one.network.num_frames)
+    run_part = OnnxRuntimeBackend._run_part
+
+    def counted(backend: OnnxRuntimeBackend, graph: object, exit_index: int, state: OnnxState) -> object:
+        sizes.append((exit_index, state.num_samples))
+        return run_part(backend, graph, exit_index, state)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, '_run_part', counted)
+    runner = DynamicRunner(one.folder, ExitPolicy((2.0, 0.0, 0.0)), backend='onnxruntime')
+    _assert_replayed(runner(images), runner.policy, logits)
+    assert sizes == [(exit_index, count) for exit_index in (0, 1) for count in (2, 2, 1)]
+    np.testing.assert_allclose(runner.full_logits(images), logits, rtol=1e-4, atol=1e-4)
 
 
 def test_a_network_in_memory_is_exported_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
   python benchmarks/dynamic_inference.py                              # all claims, some ten minutes
   python benchmarks/dynamic_inference.py --only 2 3 --out result.json
+  python benchmarks/dynamic_inference.py --only 2 --shared-pool      # one pool of threads for all graphs
 
 Claims 1 to 3 and 5 are on RegNetY-800MF with 128 latents and depth (1, 1, 1, 2), 224x224, float32, random weights; claim 4 is on clips of
 8 frames and needs mmaction2. Run it while the machine does nothing else.
@@ -25,6 +26,7 @@ from torch import nn
 from dynperceiver import build_model
 from dynperceiver.analysis import count_exit_costs, machine_description, measure_peak_memory, num_torch_threads, time_calls
 from dynperceiver.inference import DynamicRunner, ExitPolicy
+from dynperceiver.inference.backends.sessions import share_pool
 from dynperceiver.inference.policies import NEVER
 from dynperceiver.inference.speed import eager_call, folded_call, onnx_call, static_trunk_of
 from dynperceiver.inference.thresholds import as_policy_thresholds, solve_thresholds
@@ -238,8 +240,11 @@ def main() -> None:
     parser.add_argument('--only', type=int, nargs='+', choices=list(CLAIMS), default=list(CLAIMS), help='claims (default: all)')
     parser.add_argument('--threads', type=int, default=2, help='(default: %(default)s)')
     parser.add_argument('--rounds', type=int, default=15, help='rounds in which calls take turns; half or a third where they are long')
+    parser.add_argument('--shared-pool', action='store_true', help='ONNX Runtime: one pool of threads for all graphs')
     parser.add_argument('--out', type=Path, metavar='RESULT.json', help='keep the figures')
     args = parser.parse_args()
+    if args.shared_pool:
+        share_pool(args.threads)
     start, rows = time.monotonic(), []
     with num_torch_threads(args.threads):
         machine = machine_description(args.threads)

@@ -323,3 +323,40 @@ def test_a_relative_folder_is_found_from_elsewhere(folder: Path, tmp_path: Path,
     late = OnnxRuntimeBackend(folder.name)
     monkeypatch.chdir('/')
     late.run(0, late.start(random_images(one, 1)))
+
+
+SHARED_POOL = """
+import sys
+import numpy as np
+import onnxruntime
+from dynperceiver.inference import BackendError, DynamicRunner
+made = []
+init = onnxruntime.InferenceSession.__init__
+def note(self, content, options, **settings):
+    made.append(options.use_per_session_threads)
+    init(self, content, options, **settings)
+onnxruntime.InferenceSession.__init__ = note
+images = np.load(sys.argv[2])
+shared = DynamicRunner(sys.argv[1], backend='onnxruntime', num_threads=2, shared_pool=True)
+np.save(sys.argv[3], shared(images).logits)
+assert made == [False] * 4, made
+again = DynamicRunner(sys.argv[1], backend='onnxruntime', num_threads=2, shared_pool=True)
+assert np.array_equal(again(images).logits, shared(images).logits)
+plain = DynamicRunner(sys.argv[1], backend='onnxruntime', num_threads=3)  # joins the pool, as ONNX Runtime asks for
+assert np.allclose(plain(images).logits, shared(images).logits)
+try:
+    DynamicRunner(sys.argv[1], backend='onnxruntime', num_threads=3, shared_pool=True)
+except BackendError as error:
+    assert 'has 2 threads already' in str(error) and 'pass num_threads=2' in str(error), error
+else:
+    raise AssertionError('a second pool')
+"""
+
+
+def test_one_pool_for_all_graphs(tmp_path: Path) -> None:
+    """In a process of its own, whose only pool it is."""
+    one = exported('resnet')
+    images, answers = tmp_path / 'images.npy', tmp_path / 'logits.npy'
+    np.save(images, random_images(one, 2))
+    subprocess.run([sys.executable, '-c', SHARED_POOL, str(one.folder), str(images), str(answers)], check=True)
+    _close(np.load(answers), all_logits(one.network, np.load(images))[3])

@@ -34,8 +34,10 @@ class ExportingBackend:
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
         self.source = network_with_exits(model)
-        if unknown := set(options) - {'num_threads'}:
-            raise BackendError(f"backend='onnxruntime' knows no option {', '.join(sorted(unknown))}; pass num_threads, or leave it out")
+        if unknown := set(options) - {'num_threads', 'shared_pool'}:
+            raise BackendError(
+                f"backend='onnxruntime' knows no option {', '.join(sorted(unknown))}; pass num_threads or shared_pool, or leave it out"
+            )
         self.options = options
         self.num_exits = len(self.source.segments)
         self.num_classes = int(self.source.num_classes or 0)

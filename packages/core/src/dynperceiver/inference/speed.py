@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..analysis import count_exit_costs, count_gmacs, find_crossover, machine_description, meta_copy, num_torch_threads, time_calls
 from ..models import DynPerceiver, StaticTrunk
 from .backends import BACKENDS
+from .backends.sessions import make_session
 from .folding import fold
 from .held_out import check_fractions
 from .policies import NEVER, ExitPolicy
@@ -136,8 +137,6 @@ def _session_call(session: Any, images_BCHW: Tensor) -> Callable[[], np.ndarray]
 
 
 def _onnx_session(model: nn.Module, image_size: tuple[int, int], num_threads: int | None) -> Any:
-    import onnxruntime
-
     folded = fold(model, image_size)
     frames = getattr(model, 'num_frames', 1)
     rows: Any = torch.export.Dim('batch') if frames == 1 else frames * torch.export.Dim('clips')
@@ -162,10 +161,7 @@ def _onnx_session(model: nn.Module, image_size: tuple[int, int], num_threads: in
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
     assert program is not None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads or torch.get_num_threads()
-    options.add_session_config_entry('session.force_spinning_stop', '1')
-    return onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    return make_session(program.model_proto.SerializeToString(), num_threads or torch.get_num_threads())
 
 
 def _mix_call(runner: DynamicRunner, images: Any, batch_size: int, shares: Sequence[float]) -> tuple[Callable[[], None], int]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from .base import BackendError
 from .manifest import MANIFEST, REMEDY, GraphEntry, is_count, read_manifest
+from .sessions import import_onnxruntime, make_session, share_pool
 
 __all__ = ['OnnxRuntimeBackend', 'OnnxState']
 
@@ -57,19 +58,24 @@ class OnnxRuntimeBackend:
         folder: What ``tools/export.py`` wrote.
         num_threads: Threads per graph; graphs run one after another, and a thread that waits sleeps while none runs. Default:
             ``OMP_NUM_THREADS``, or the processors that this process may use.
+        shared_pool: One pool of threads for all graphs of the process, some percent faster; for programs that use ONNX Runtime for nothing
+            else, see :func:`~dynperceiver.inference.backends.sessions.share_pool`.
 
     Raises:
         BackendError: If the folder or one of its files is missing, damaged, or of another version; or the number is not positive; or
             ONNX Runtime is not installed.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], num_threads: int | None = None) -> None:
+    def __init__(self, folder: str | os.PathLike[str], num_threads: int | None = None, shared_pool: bool = False) -> None:
         if num_threads is not None and not is_count(num_threads):
             raise BackendError(f'num_threads={num_threads!r}: pass a whole number of 1 or more, or None for all processors')
         self.folder = Path(folder).resolve()
         self.manifest = read_manifest(self.folder)
         self.num_threads = num_threads or _default_num_threads()
-        self._runtime()
+        import_onnxruntime()
+        self.shared_pool = shared_pool
+        if shared_pool:
+            share_pool(self.num_threads)
         for graph in self.manifest.segments:
             self._read(graph)
         self._forget_sessions()
@@ -79,17 +85,7 @@ class OnnxRuntimeBackend:
         self._lock, self._process = threading.Lock(), os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.folder, self.num_threads)
-
-    @staticmethod
-    def _runtime() -> Any:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise BackendError(
-                f"backend='onnxruntime' needs ONNX Runtime, which cannot be imported ({error}); install it: pip install onnxruntime"
-            ) from error
-        return onnxruntime
+        return type(self), (self.folder, self.num_threads, self.shared_pool)
 
     @property
     def num_exits(self) -> int:
@@ -143,28 +139,13 @@ class OnnxRuntimeBackend:
         return session
 
     def _load(self, graph: GraphEntry) -> Any:
-        runtime, path, content = self._runtime(), self.folder / graph.file, self._read(graph)
-
-        def load(own_threads: bool) -> Any:
-            options = runtime.SessionOptions()
-            options.log_severity_level = 4 if own_threads else 3
-            options.intra_op_num_threads = self.num_threads
-            # Threads that spin between two runs would take the processors from the next segment's.
-            options.add_session_config_entry('session.force_spinning_stop', '1')
-            options.use_per_session_threads = own_threads
-            return runtime.InferenceSession(content, options, providers=['CPUExecutionProvider'], enable_fallback=0)
-
+        path, content = self.folder / graph.file, self._read(graph)
         try:
-            try:
-                session = load(own_threads=True)
-            except RuntimeError as error:
-                if 'use_per_session_threads' not in str(error):
-                    raise
-                session = load(own_threads=False)  # the program has made a pool for all sessions, and ONNX Runtime allows no other
+            session = make_session(content, self.num_threads, self.shared_pool)
         except Exception as error:
             raise BackendError(
-                f'{path} cannot be loaded by ONNX Runtime {runtime.__version__} ({" ".join(str(error).split())}); update onnxruntime, or '
-                'export the checkpoint anew with tools/export.py and a smaller --opset'
+                f'{path} cannot be loaded by ONNX Runtime {import_onnxruntime().__version__} ({" ".join(str(error).split())}); update '
+                'onnxruntime, or export the checkpoint anew with tools/export.py and a smaller --opset'
             ) from error
         found = {one.name for one in session.get_inputs()}, {one.name for one in session.get_outputs()}
         if found != (set(graph.inputs), set(graph.outputs)):

@@ -72,8 +72,8 @@ def make_session(content: bytes, num_threads: int, shared_pool: bool = False) ->
     def load(own_threads: bool) -> Any:
         options = runtime.SessionOptions()
         options.log_severity_level = 4 if own_threads else 3
-        options.intra_op_num_threads = num_threads
         if own_threads:
+            options.intra_op_num_threads = num_threads
             options.add_session_config_entry('session.force_spinning_stop', '1')
         options.use_per_session_threads = own_threads
         return runtime.InferenceSession(content, options, providers=['CPUExecutionProvider'], enable_fallback=0)

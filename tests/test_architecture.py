@@ -33,7 +33,7 @@ ALLOWED_IN_CORE = {  # folder or module of core -> what of core it may import; a
     'inference': {'layers', 'models', 'analysis'},
     'analysis': {'models'},
     'export': {'models', 'inference', 'analysis'},
-    'viz': {'analysis', 'metrics', 'inference'},
+    'viz': {'analysis', 'inference', 'metrics', 'models'},
     'launch': {'checkpoint', 'compat', 'data', 'hooks', 'inference', 'models', 'registry'},
 }
 FOR_ALL_OF_CORE = {'registry', 'structures'}

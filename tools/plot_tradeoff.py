@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--backend', choices=list(BACKENDS), default='onnxruntime', help='where times are taken (default: %(default)s)')
     parser.add_argument('--budgets', type=int, default=33, help='points of a curve (default: %(default)s)')
     parser.add_argument('--crosses', type=int, default=4, help='policies that are run and timed sample by sample (default: %(default)s)')
-    parser.add_argument('--cross-samples', type=int, default=5000, metavar='N', help='test samples for that (default: %(default)s)')
+    parser.add_argument('--cross-samples', type=int, default=5000, metavar='N', help='test samples for it (default: %(default)s)')
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 2, 4, 8, 16, 32], metavar='N', help='to find the crossover among')
     parser.add_argument('--threads', type=int, help='threads (default: as PyTorch chooses)')
     parser.add_argument('--rounds', type=int, default=25, help='rounds in which all calls take turns (default: %(default)s)')

@@ -54,18 +54,8 @@ val_dataloader = dict(
         test_mode=True))
 test_dataloader = val_dataloader
 calibration_dataloader = dict(
-    batch_size=32,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=held_out_root,
-        ann_file='val.txt',
-        data_prefix=dict(video=''),
-        source=held_out_source,
-        pipeline=test_pipeline,
-        test_mode=True))
+    val_dataloader,
+    dataset=dict(val_dataloader['dataset'], data_root=held_out_root, source=held_out_source))
 
 val_evaluator = dict(type='dynperceiver.MultiExitAccuracy')
 test_evaluator = val_evaluator

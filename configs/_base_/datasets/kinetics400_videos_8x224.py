@@ -63,18 +63,8 @@ val_dataloader = dict(
         test_mode=True))
 test_dataloader = val_dataloader
 calibration_dataloader = dict(
-    batch_size=16,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        ann_file='kinetics400_holdout_list_videos.txt',
-        data_prefix=dict(video='videos_train'),
-        source=source,
-        pipeline=test_pipeline,
-        test_mode=True))
+    val_dataloader,
+    dataset=dict(val_dataloader['dataset'], ann_file='kinetics400_holdout_list_videos.txt', data_prefix=dict(video='videos_train')))
 
 val_evaluator = dict(type='dynperceiver.MultiExitAccuracy')
 test_evaluator = val_evaluator

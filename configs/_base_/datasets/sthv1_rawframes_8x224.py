@@ -65,19 +65,8 @@ val_dataloader = dict(
         test_mode=True))
 test_dataloader = val_dataloader
 calibration_dataloader = dict(
-    batch_size=16,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        ann_file='sthv1_holdout_list_rawframes.txt',
-        data_prefix=dict(img='rawframes'),
-        filename_tmpl='{:05}.jpg',
-        source=source,
-        pipeline=test_pipeline,
-        test_mode=True))
+    val_dataloader,
+    dataset=dict(val_dataloader['dataset'], ann_file='sthv1_holdout_list_rawframes.txt'))
 
 val_evaluator = dict(type='dynperceiver.MultiExitAccuracy')
 test_evaluator = val_evaluator

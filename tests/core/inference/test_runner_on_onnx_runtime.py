@@ -5,39 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from dynamic_runs import assert_replayed, spread_policy
 from exported_networks import EXPORTED, all_logits, exported, random_images
 
 from dynperceiver.export import in_memory
 from dynperceiver.export.folder import write_manifest
-from dynperceiver.inference import BackendError, DynamicRunner, ExitPolicy, PolicyRecord, RunResult, gather
+from dynperceiver.inference import BackendError, DynamicRunner, ExitPolicy, PolicyRecord, gather
 from dynperceiver.inference.backends import onnx_runtime
 from dynperceiver.inference.backends.manifest import PolicyEntry, file_sha256
 from dynperceiver.inference.backends.onnx_runtime import OnnxRuntimeBackend, OnnxState
 from dynperceiver.inference.backends.torch_backend import TorchBackend
 
-
-def _spread_policy(logits_ESK: np.ndarray) -> ExitPolicy:
-    """Samples leave everywhere; thresholds lie in the middle between scores, since these graphs round differently."""
-    probe, stay_S, thresholds = ExitPolicy((0.5,) * (len(logits_ESK) - 1)), np.arange(logits_ESK.shape[1]), []
-    for exit_index in range(len(logits_ESK) - 1):
-        score_S = np.sort(probe.score_of(exit_index, logits_ESK[exit_index][stay_S]))
-        middle = len(score_S) // 2
-        thresholds.append(float(score_S[middle - 1 : middle + 1].mean()))
-        stay_S = stay_S[probe.score_of(exit_index, logits_ESK[exit_index][stay_S]) < thresholds[-1]]
-    return ExitPolicy(tuple(thresholds))
-
-
-def _assert_replayed(result: RunResult, policy: ExitPolicy, logits_ESK: np.ndarray, max_exit: int | None = None) -> None:
-    exit_S, score_S = policy.replay(logits_ESK, max_exit)
-    np.testing.assert_array_equal(result.exit_index, exit_S)
-    expected_SK = logits_ESK[exit_S, np.arange(len(exit_S))]
-    np.testing.assert_allclose(result.logits, expected_SK, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(result.confidence, score_S, rtol=1e-4, atol=1e-4)
+_assert_replayed = partial(assert_replayed, tolerance=1e-4)
+_spread_policy = partial(spread_policy, between=True)  # these graphs round differently
 
 
 @pytest.mark.parametrize('kind', EXPORTED)

@@ -19,10 +19,12 @@ from ..inference.calibration import HeldOutScores
 from ..inference.held_out_logits import HeldOutLogits, batch_images
 from ..inference.runner import DynamicRunner
 from ..inference.speed import eager_call, measure_speed, static_trunk_of, time_policies
+from ..models import DynPerceiver
 from .tradeoff import DYNAMIC, EXIT, MEASURED, STATIC, TradeoffPoints, TradeoffRow, draw_tradeoff, tradeoff_points, write_tradeoff_csv
 
 __all__ = ['plot_tradeoff', 'trunk_accuracy']
 
+CROSS_BYTES = 2**30  # of float32 images that are held while policies are timed
 Progress = Callable[[str, Iterable[Any]], Iterable[Any]]
 
 
@@ -112,7 +114,7 @@ def plot_tradeoff(
         score: How sure an exit is.
         num_budgets: Points of a curve.
         num_crosses: Policies that are run and timed sample by sample.
-        num_cross_samples: Test samples for that, evenly spaced.
+        num_cross_samples: Test samples for that, evenly spaced; fewer where they would take more than a GiB.
         batch_sizes: Batch sizes among which the crossover is looked for; the curve is for batch size 1.
         num_threads: Threads; default PyTorch's.
         rounds: Rounds in which all calls take turns.
@@ -134,17 +136,9 @@ def plot_tradeoff(
     by_gflops = tradeoff_points(solved, judged, cost_gflops, None, num_budgets)
     chosen = by_gflops.nearly_full(solved.full_accuracy)
     mix = [row for row in by_gflops.rows if row.series == DYNAMIC][chosen]
-    trunk = static_trunk_of(network)
     accuracy = None
     if static is not None:
-        backbone = static.backbone
-        assert isinstance(backbone, nn.Module)
-        mine, given = ({name: tuple(p.shape) for name, p in one.named_parameters()} for one in (trunk, backbone))
-        if sorted(mine.values()) != sorted(given.values()):
-            raise ValueError(
-                f"the static trunk's {len(given)} parameters have other shapes than the {len(mine)} of the network's feature branch; pass "
-                'config and checkpoint of the same CNN'
-            )
+        _check_same_trunk(static, network)
         accuracy = trunk_accuracy(static, loader, progress)
     with num_torch_threads(num_threads):
         report = measure_speed(
@@ -159,7 +153,9 @@ def plot_tradeoff(
             rows.append(TradeoffRow.of(STATIC, STATIC, gflops, single[STATIC], accuracy, judged.num_samples))
         lines: list[str] = []
         if num_crosses:
-            index_S = np.unique(np.linspace(0, judged.num_samples - 1, min(num_cross_samples, judged.num_samples)).round().astype(int))
+            held = CROSS_BYTES // (12 * form.height * form.width * form.views * network.num_frames)
+            count = min(num_cross_samples, judged.num_samples, max(1, held))
+            index_S = np.unique(np.linspace(0, judged.num_samples - 1, count).round().astype(int))
             costs = dict(backend=backend, cost_ms=cost_ms, cost_gflops=cost_gflops)
             more, lines = _measured_rows(model, loader, points, points.spread(num_crosses), index_S, judged, **costs)
             rows += more
@@ -167,12 +163,26 @@ def plot_tradeoff(
     draw_tradeoff(rows, picture, title, caption)
     table = Path(picture).with_suffix('.csv')
     write_tradeoff_csv(rows, table)
-    exits = [
+    return '\n'.join([*_exit_lines(rows), *lines, caption, f'{picture} and {table} are written'])
+
+
+def _check_same_trunk(static: nn.Module, network: DynPerceiver) -> None:
+    backbone = static.backbone
+    assert isinstance(backbone, nn.Module)
+    mine, given = (sorted(tuple(p.shape) for p in one.parameters()) for one in (static_trunk_of(network), backbone))
+    if mine != given:
+        raise ValueError(
+            f"the static trunk's {len(given)} parameters have other shapes than the {len(mine)} of the network's feature branch; pass "
+            'config and checkpoint of the same CNN'
+        )
+
+
+def _exit_lines(rows: Sequence[TradeoffRow]) -> list[str]:
+    return [
         f'{row.label}: {row.gflops:.4g} GFLOPs, {row.ms:.3f} ms, {100 * row.accuracy:.2f} % ({100 * row.low:.2f} to {100 * row.high:.2f})'
         for row in rows
         if row.series in (EXIT, STATIC)
     ]
-    return '\n'.join([*exits, *lines, caption, f'{picture} and {table} are written'])
 
 
 def _caption(mix: TradeoffRow, cost_gflops: Sequence[float], report: dict[str, Any], backend: str, num_crossed: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dynperceiver.inference.calibration import HeldOutScores, calibrate, tradeoff_curve
+from dynperceiver.calibration import HeldOutScores, calibrate, tradeoff_curve
 
 GFLOPS = (0.46, 1.06, 1.23, 1.3)
 STRENGTHS = (1.5, 2.0, 2.2, 2.5)  # how far the right class stands out, per exit

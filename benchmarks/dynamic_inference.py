@@ -24,13 +24,14 @@ import torch
 from torch import nn
 
 from dynperceiver import build_model
-from dynperceiver.analysis import count_exit_costs, machine_description, measure_peak_memory, num_torch_threads, time_calls
+from dynperceiver.analysis import count_exit_costs
+from dynperceiver.benchmark import machine_description, measure_peak_memory, num_torch_threads, time_calls
+from dynperceiver.benchmark.speed import eager_call, folded_call, onnx_call, static_trunk_of
+from dynperceiver.calibration.exit_fractions import as_policy_thresholds, solve_thresholds
 from dynperceiver.inference import DynamicRunner, ExitPolicy
-from dynperceiver.inference.backends.sessions import share_pool
-from dynperceiver.inference.policies import NEVER
-from dynperceiver.inference.speed import eager_call, folded_call, onnx_call, static_trunk_of
-from dynperceiver.inference.thresholds import as_policy_thresholds, solve_thresholds
 from dynperceiver.models import DynPerceiver
+from dynperceiver_runtime.engines.sessions import share_pool
+from dynperceiver_runtime.policy.exit_policy import NEVER
 
 SHARES = (0.4, 0.3, 0.1, 0.2)
 CLIP_SHARES = (0.5, 0.0, 0.0, 0.5)
@@ -141,7 +142,7 @@ def onnx_segments(args: argparse.Namespace) -> Iterator[Row]:
 
 def saving(full: DynamicRunner, batches: Sequence[Any], gflops_E: np.ndarray, rounds: int) -> tuple[float, float, str]:
     """Speed-up of a policy over the full network, in time and in GFLOPs; several batches come as a stream."""
-    dynamic = DynamicRunner(None, solved_policy(full, batches, SHARES), full.backend)
+    dynamic = DynamicRunner(None, solved_policy(full, batches, SHARES), full.engine)
 
     def answer() -> np.ndarray:
         results = [dynamic(batches[0])] if len(batches) == 1 else dynamic.stream(batches, len(batches[0]))
@@ -194,7 +195,7 @@ def clips(args: argparse.Namespace) -> Iterator[Row]:
     frames = pictures(8 * num_clips)
     videos, array = frames.view(num_clips, 8, 3, 224, 224), frames.numpy()
     full = DynamicRunner(model, NOBODY_LEAVES, 'onnxruntime', num_threads=args.threads)
-    dynamic = DynamicRunner(None, solved_policy(full, [array], CLIP_SHARES), full.backend)
+    dynamic = DynamicRunner(None, solved_policy(full, [array], CLIP_SHARES), full.engine)
 
     def run_tsm() -> None:
         with torch.inference_mode():

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
+from dynperceiver.benchmark.speed import measure_speed, shares_of_policy, speed_table
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import BACKENDS, ExitPolicy
-from dynperceiver.inference.fingerprints import fingerprint_of_network
-from dynperceiver.inference.speed import measure_speed, shares_of_policy, speed_table
 from dynperceiver.launch import UsageError, load_network, read_config, run_tool
 
 

@@ -16,16 +16,16 @@ import numpy as np
 from mmengine.config import DictAction
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
+from dynperceiver.benchmark.exit_times import time_exits
+from dynperceiver.calibration.calibrate import calibrate
+from dynperceiver.calibration.held_out_logits import HeldOutLogits, collect_logits, sample_form
+from dynperceiver.calibration.report import policy_table
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
+from dynperceiver.deployment.torch_engine import network_with_exits
 from dynperceiver.inference import BACKENDS
-from dynperceiver.inference.backends.torch_backend import network_with_exits
-from dynperceiver.inference.calibration import calibrate
-from dynperceiver.inference.exit_times import time_exits
-from dynperceiver.inference.fingerprints import fingerprint_of_network
-from dynperceiver.inference.held_out_logits import HeldOutLogits, collect_logits, sample_form
-from dynperceiver.inference.policies import SCORES
-from dynperceiver.inference.policy_report import policy_table
 from dynperceiver.launch import UsageError, parse_test_args, run_tool, test_config
-from dynperceiver.launch.held_out_data import build_calibration
+from dynperceiver.launch.calibration import build_calibration
+from dynperceiver_runtime.policy.exit_policy import SCORES
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,14 +11,14 @@ from mmengine.config import DictAction
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
 from dynperceiver.checkpoint import read_checkpoint_file
-from dynperceiver.export import export_segments, export_table, read_preprocessing
-from dynperceiver.inference import ExitPolicy
+from dynperceiver.deployment.export import export, export_table, read_preprocessing
+from dynperceiver.inference import ExitPolicy, freeze
 from dynperceiver.launch import UsageError, load_network, read_config, run_tool
 
 SERVE = """\
-Serve it, with NumPy and onnxruntime alone (images: normalised, float32, shape {shape}):
-    from dynperceiver.inference import DynamicRunner
-    runner = DynamicRunner({folder!r}, backend='onnxruntime')
+Serve it, with packages/runtime[onnx] alone (images: normalised, float32, shape {shape}):
+    from dynperceiver_runtime import DynamicRunner
+    runner = DynamicRunner({folder!r})
     result = runner(images)"""
 
 
@@ -56,10 +56,9 @@ def main() -> None:
     policy = None if args.policy is None else ExitPolicy.load(args.policy)
     model, network = load_network(cfg, args.checkpoint)
     shape = args.shape or list(cfg.get('input_shape') or (224,))
-    report = export_segments(
-        network,
+    report = export(
+        freeze(network, (shape[0], shape[-1])),
         args.out_dir,
-        (shape[0], shape[-1]),
         policy,
         args.opset,
         read_preprocessing(model),

@@ -16,7 +16,7 @@ from mmdet.apis import DetInferencer
 from mmengine.config import Config
 
 from dynperceiver.checkpoint import read_checkpoint_file
-from dynperceiver.hooks import innermost_datasets
+from dynperceiver.data import innermost_datasets
 from dynperceiver.launch import UsageError, read_config, run_tool
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')

@@ -17,14 +17,15 @@ from rich.console import Console
 from rich.progress import track
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
+from dynperceiver.calibration.held_out_data import fingerprint_of_samples
+from dynperceiver.calibration.held_out_logits import HeldOutLogits, collect_logits, sample_form
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
+from dynperceiver.deployment.torch_engine import network_with_exits
 from dynperceiver.inference import BACKENDS
-from dynperceiver.inference.backends.torch_backend import network_with_exits
-from dynperceiver.inference.fingerprints import fingerprint_of_network
-from dynperceiver.inference.held_out_logits import HeldOutLogits, collect_logits, sample_form
-from dynperceiver.inference.policies import SCORES
 from dynperceiver.launch import UsageError, load_backbone, parse_test_args, read_config, run_tool, test_config
-from dynperceiver.launch.held_out_data import build_calibration, fingerprint_of_samples
+from dynperceiver.launch.calibration import build_calibration
 from dynperceiver.viz import plot_tradeoff
+from dynperceiver_runtime.policy.exit_policy import SCORES
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,8 +11,8 @@ from mmengine.registry import DATASETS
 from tool_runs import ROOT
 
 import dynperceiver_action  # noqa: F401  registers
+from dynperceiver.calibration.held_out_data import check_held_out, fingerprint_of_samples, held_out_data_fault
 from dynperceiver.launch import UsageError
-from dynperceiver.launch.held_out_data import check_held_out, fingerprint_of_samples, held_out_data_fault
 
 ACTION = ROOT / 'configs' / 'action'
 LEAVES = sorted(path.stem for path in ACTION.glob('*.py'))

@@ -12,9 +12,10 @@ import pytest
 import torch
 from core_models import narrow_model
 
-from dynperceiver.analysis import TimingTable, count_exit_costs
-from dynperceiver.inference import DynamicRunner, ExitPolicy, PolicyRecord, gather, speed
-from dynperceiver.inference.speed import ScriptedPolicy, measure_speed, script_exits, speed_table, static_trunk_of, time_policies
+from dynperceiver.analysis import count_exit_costs
+from dynperceiver.benchmark import TimingTable, speed
+from dynperceiver.benchmark.speed import ScriptedPolicy, measure_speed, script_exits, speed_table, static_trunk_of, time_policies
+from dynperceiver.inference import DynamicRunner, ExitPolicy, PolicyRecord, gather
 
 BACKBONE = dict(
     type='dynperceiver.DynPerceiver', feature_branch='resnet18', width=0.125, num_latents=16, depth_factors=(2 / 3, 1 / 3, 2 / 9, 1 / 3),
@@ -135,8 +136,8 @@ def test_mix_leaves_the_policy_of_the_runner_as_it_was(network: Any) -> None:
     runner = DynamicRunner(network, policy)
     call, num_batches = speed._mix_call(runner, torch.randn(8, 3, 32, 32), 8, SHARES)
     exits: list[int] = []
-    run = runner.backend.run
-    runner.backend.run = lambda k, state: (exits.append(runner.backend.num_samples(state)), run(k, state))[1]
+    run = runner.engine.run
+    runner.engine.run = lambda k, state: (exits.append(runner.engine.num_samples(state)), run(k, state))[1]
     call()
     assert num_batches == 5 and runner.policy is policy
     assert sum(exits) == 16 * 1 + 12 * 2 + 4 * 3 + 8 * 4

@@ -24,9 +24,9 @@ from mmengine.visualization import Visualizer
 from tool_runs import ROOT, keep_layout, write_quick_config
 
 from dynperceiver.analysis import count_exit_costs
+from dynperceiver.calibration.calibrate import calibrate
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import ExitPolicy
-from dynperceiver.inference.calibration import calibrate
-from dynperceiver.inference.fingerprints import fingerprint_of_network
 
 NUM_HELD_OUT = 40
 BUDGET = ('--budget-gflops', '1')
@@ -179,7 +179,7 @@ def test_table_is_for_people(images: Task, kept: tuple[Path, Path, str, str]) ->
 def test_kept_logits_spare_the_pass(
     images: Task, kept: tuple[Path, Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dynperceiver.inference.held_out_logits as module
+    import dynperceiver.calibration.held_out_logits as module
 
     monkeypatch.setattr(module, 'collect_logits', None)
     from_logits = ('--from-logits', kept[1])
@@ -194,7 +194,7 @@ def test_kept_logits_spare_the_pass(
 
 
 def test_times_are_of_this_run(images: Task, kept: tuple[Path, Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dynperceiver.inference.exit_times as module
+    import dynperceiver.benchmark.exit_times as module
 
     asked: list[tuple[str, int]] = []
 
@@ -253,7 +253,7 @@ def test_video_of_several_views(tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_named(
     images: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], words: list[str]
 ) -> None:
-    import dynperceiver.inference.held_out_logits as module
+    import dynperceiver.calibration.held_out_logits as module
 
     monkeypatch.setattr(module, 'collect_logits', None)  # all of this is said before the network runs
     message = images.refused(tmp_path / 'out.json', *[flag.format(data=images.data) for flag in flags])

@@ -22,8 +22,8 @@ from torch import nn
 
 from dynperceiver.analysis import count_exit_costs
 from dynperceiver.checkpoint import CheckpointError
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import ExitPolicy, PolicyRecord
-from dynperceiver.inference.fingerprints import fingerprint_of_network
 from dynperceiver.launch import UsageError, parse_test_args
 from dynperceiver.launch import test_config as config_of_test  # under its own name pytest would take it for a test
 

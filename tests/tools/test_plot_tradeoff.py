@@ -86,7 +86,7 @@ def test_picture_table_and_logits(
         raise AssertionError('the network runs again')
 
     given = {}
-    monkeypatch.setattr('dynperceiver.inference.held_out_logits.collect_logits', refuse)
+    monkeypatch.setattr('dynperceiver.calibration.held_out_logits.collect_logits', refuse)
     monkeypatch.setattr('dynperceiver.viz.plot_tradeoff', lambda *args, **options: given.update(options, args=args) or 'a summary')
     call_tool('plot_tradeoff', *files.network, '--out', tmp_path / 'a.svg', *QUICK, *kept)
     assert capsys.readouterr().out.endswith('a summary\n')

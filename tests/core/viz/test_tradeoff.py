@@ -14,10 +14,10 @@ from core_models import narrow_model
 from inference_scores import GFLOPS, network_logits, network_scores
 from torch import nn
 
-from dynperceiver.inference.calibration import evaluate
-from dynperceiver.inference.fingerprints import fingerprint_of_network
-from dynperceiver.inference.held_out_logits import HeldOutLogits, SampleForm, collect_logits
-from dynperceiver.inference.speed import static_trunk_of
+from dynperceiver.benchmark.speed import static_trunk_of
+from dynperceiver.calibration import evaluate
+from dynperceiver.calibration.held_out_logits import HeldOutLogits, SampleForm, collect_logits
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.viz import TradeoffRow, draw_tradeoff, plot_tradeoff, tradeoff_points, wilson_interval, write_tradeoff_csv
 from dynperceiver.viz.tradeoff import DYNAMIC, EXIT, MEASURED, RANDOM, STATIC
 from dynperceiver.viz.tradeoff_report import trunk_accuracy

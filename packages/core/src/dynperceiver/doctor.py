@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from dynperceiver import compat
+from . import compat
 
 __all__ = ['CHECKS', 'Finding', 'main', 'run_checks']
 

@@ -4,6 +4,7 @@ from .bad_samples import BadSampleError, BadSampleMixin, DatasetError
 from .faults import Fault, Reason
 from .generated import is_generated, make_folder
 from .images import diagnose_image, first_line, jpeg_looks_cut
+from .wrappers import innermost_datasets
 
 __all__ = [
     'BadSampleError',
@@ -13,6 +14,7 @@ __all__ = [
     'Reason',
     'diagnose_image',
     'first_line',
+    'innermost_datasets',
     'is_generated',
     'jpeg_looks_cut',
     'make_folder',

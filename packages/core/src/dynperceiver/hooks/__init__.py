@@ -4,7 +4,6 @@ from ..checkpoint import CheckpointError
 from .averaged_buffers import SyncAveragedBuffersHook
 from .checkpoint_file import CheckpointFileHook, checkpoint_name
 from .class_names import ClassNamesHook
-from .datasets import innermost_datasets
 from .draw_exits import DrawExitsHook, describe_exits, write_below
 from .exit_policy import ExitPolicyHook, TimedRunner, read_exit_policy
 from .non_finite_loss import NonFiniteLossHook
@@ -29,7 +28,6 @@ __all__ = [
     'TimedRunner',
     'checkpoint_name',
     'describe_exits',
-    'innermost_datasets',
     'read_exit_policy',
     'write_below',
 ]

@@ -16,10 +16,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from dynperceiver_runtime import ExitPolicy, PolicyError, RunResult
+
 from ..analysis import count_exit_costs
 from ..checkpoint import CheckpointError
-from ..inference import DynamicRunner, ExitPolicy, PolicyError, RunResult
-from ..inference.backends.torch_backend import network_with_exits
+from ..deployment import DynamicRunner, network_with_exits
 from ..metrics import DynamicAccuracy
 from ..registry import HOOKS
 
@@ -72,7 +73,7 @@ class TimedRunner(DynamicRunner):
     @property
     def expected(self) -> Mapping[str, Any]:
         """What the policy's record promises; nothing where the exits are capped, which it knows nothing of."""
-        capped = self.max_exit < self.backend.num_exits - 1
+        capped = self.max_exit < self.served.num_exits - 1
         return {} if self.policy.record is None or capped else self.policy.record.expected
 
     def __call__(self, images: Any, *, deadline_ms: float | None = None, max_exit: int | None = None) -> RunResult:

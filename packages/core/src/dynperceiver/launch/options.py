@@ -9,13 +9,16 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 
-from ..hooks import innermost_datasets, read_exit_policy
+from dynperceiver_runtime import UserError
+
+from ..data import innermost_datasets
+from ..hooks import read_exit_policy
 
 __all__ = ['UsageError', 'parse_test_args', 'parse_train_args', 'read_config', 'test_config', 'train_config']
 
 
-class UsageError(ValueError):
-    """A command line that cannot be followed; the message says value, rule and remedy."""
+class UsageError(UserError):
+    """A command line that cannot be followed; the message says what was expected and what to try."""
 
 
 CFG_OPTIONS_HELP = (

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..inference.calibration import HeldOutScores, evaluate, random_exit_baseline, tradeoff_curve
-from ..inference.policies import ExitPolicy
+from dynperceiver_runtime.policy.exit_policy import ExitPolicy
+
+from ..calibration import HeldOutScores, evaluate, random_exit_baseline, tradeoff_curve
 from .files import load_pyplot, save_figure
 
 __all__ = [

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..analysis import num_torch_threads
-from ..inference.backends.torch_backend import network_with_exits
-from ..inference.calibration import HeldOutScores
-from ..inference.held_out_logits import HeldOutLogits, batch_images
-from ..inference.runner import DynamicRunner
-from ..inference.speed import eager_call, measure_speed, static_trunk_of, time_policies
+from ..benchmark.speed import eager_call, measure_speed, static_trunk_of, time_policies
+from ..benchmark.timing import num_torch_threads
+from ..calibration import HeldOutScores
+from ..calibration.held_out_logits import HeldOutLogits, batch_images
+from ..deployment.runner import DynamicRunner
+from ..deployment.torch_engine import network_with_exits
 from ..models import DynPerceiver
 from .tradeoff import DYNAMIC, EXIT, MEASURED, STATIC, TradeoffPoints, TradeoffRow, draw_tradeoff, tradeoff_points, write_tradeoff_csv
 

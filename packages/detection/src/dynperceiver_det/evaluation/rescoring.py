@@ -13,7 +13,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.fileio import load
 from mmengine.registry import DATASETS, DefaultScope
 
-from dynperceiver.hooks import innermost_datasets
+from dynperceiver.data import innermost_datasets
 
 from .scoring import IOU_TYPES, check_image_ids, read_detections, read_ground_truth, score_detections
 

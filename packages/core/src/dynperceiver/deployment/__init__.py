@@ -1,0 +1,9 @@
+"""From a trained network to one that is served: freeze, then an engine, or an exported folder."""
+
+from .engines import ENGINES
+from .fingerprints import fingerprint_of_network
+from .freezing import FrozenNetwork, freeze
+from .runner import DynamicRunner
+from .torch_engine import TorchEngine, network_with_exits
+
+__all__ = ['ENGINES', 'DynamicRunner', 'FrozenNetwork', 'TorchEngine', 'fingerprint_of_network', 'freeze', 'network_with_exits']

@@ -1,0 +1,147 @@
+"""Segments in PyTorch: folded layers, channels-last, fused attention, inference mode.
+
+Shape suffixes: B rows, S samples, T frames, C channels, H/W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dynperceiver_runtime.engines.base import EngineError
+
+from ..analysis import find_network
+from ..models import DynPerceiver
+from ..structures import NetworkState
+from .folding import copy_without_hooks, share_hooks
+from .freezing import FrozenNetwork
+
+__all__ = ['TorchEngine', 'network_with_exits']
+
+FIRST_STAGE = (1, 3, 4, 4)  # of the CNN, in each segment
+
+CPU_MAP_BYTES = 32 * 2**20
+"""Larger blocks the C library does not keep: every layer would get its memory from the system anew, page by page (glibc's
+DEFAULT_MMAP_THRESHOLD_MAX). Less also stays in the caches, and at the peak."""
+
+
+def network_with_exits(model: object) -> DynPerceiver:
+    """The network within a model that dynamic inference can run.
+
+    Raises:
+        EngineError: If there is none, or it has no exits.
+    """
+    if not isinstance(model, nn.Module):
+        raise EngineError(f'model is a {type(model).__name__}; pass a DynPerceiver, or a model that holds one')
+    network = find_network(model)
+    if network is None:
+        raise EngineError(f'{type(model).__name__} holds no DynPerceiver; early exits need one as its backbone')
+    if network.exits is None:
+        raise EngineError('the network was built without exits (num_classes=None), as detectors use it; build it with num_classes')
+    return network
+
+
+class TorchEngine:
+    """Runs a frozen network in PyTorch; forward hooks on the network that was frozen see the frozen one's modules of the same
+    names, its segments among them.
+
+    Images of other sizes than the one it was frozen for run, too, at less speed.
+
+    Args:
+        frozen: See :func:`~dynperceiver.deployment.freeze`.
+        device: Where to run. Default: where the network is.
+        dtype: Type to compute in, for example ``torch.bfloat16`` on a GPU. Default: that of the network.
+    """
+
+    def __init__(self, frozen: FrozenNetwork, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        parameter = frozen.source.latent_branch.latent
+        self.frozen = frozen
+        self.device = torch.device(device) if device is not None else parameter.device
+        self.dtype = dtype or parameter.dtype
+        network = frozen.network
+        if (self.device, self.dtype) != (parameter.device, parameter.dtype):
+            network = copy_without_hooks(network).to(device=self.device, dtype=self.dtype)
+        share_hooks(network, frozen.source)
+        self.network = network
+        self.num_exits = len(network.segments)
+        self.num_classes = int(network.num_classes or 0)
+        self.num_frames = network.num_frames
+        self.fingerprint = frozen.fingerprint
+
+    def _computing(self) -> ExitStack:
+        """No gradients, and the runner's own type whatever autocast the caller is in: sums are taken in place."""
+        stack = ExitStack()
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.autocast(self.device.type, enabled=False))
+        return stack
+
+    def start(self, images: Any) -> NetworkState:
+        """See :class:`~dynperceiver_runtime.Engine`."""
+        images_BCHW = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
+        if images_BCHW.dim() == 5 and images_BCHW.shape[1] == self.num_frames:
+            images_BCHW = images_BCHW.flatten(0, 1)
+        if images_BCHW.dim() != 4 or images_BCHW.shape[1] != 3 or images_BCHW.shape[0] % self.num_frames:
+            clips = '' if self.num_frames == 1 else f', frames of clips as (clips * {self.num_frames}, 3, H, W)'
+            raise EngineError(f'input of shape {tuple(images_BCHW.shape)}: pass images as (S, 3, H, W){clips}')
+        if not images_BCHW.is_floating_point():
+            raise EngineError(
+                f'input of type {images_BCHW.dtype}: pass normalised images as floating-point numbers; the data preprocessor of the model '
+                'makes them from pixels'
+            )
+        with self._computing():
+            return self.network.start(images_BCHW.to(self.device, self.dtype))
+
+    def num_samples(self, state: NetworkState) -> int:
+        """See :class:`~dynperceiver_runtime.Engine`."""
+        return state.num_samples
+
+    def run(self, exit_index: int, state: NetworkState) -> tuple[np.ndarray, NetworkState]:
+        """See :class:`~dynperceiver_runtime.Engine`."""
+        segment = self.network.segments[exit_index]
+        with self._computing():
+            results = [segment(part) for part in state.split(self._samples_at_once(exit_index))]
+            if len(results) == 1:
+                logits_SK, state = results[0]
+            else:
+                logits_SK, state = torch.cat([logits for logits, _ in results]), NetworkState.concat([part for _, part in results])
+            return logits_SK.float().cpu().numpy(), state
+
+    def _samples_at_once(self, exit_index: int) -> int:
+        """Samples that a segment takes at once: on a CPU, as many as keep its largest map within :data:`CPU_MAP_BYTES`."""
+        if self.device.type != 'cpu':
+            return sys.maxsize
+        branch = self.network.feature_branch
+        # The first block of a stage still has the map before it, and already the channels after it.
+        largest = max(
+            channels * -(-self.frozen.image_size[0] // stride) * -(-self.frozen.image_size[1] // stride)
+            for channels, stride in list(zip(branch.channels[1:], branch.strides, strict=False))[FIRST_STAGE[exit_index] - 1 :]
+        )
+        return max(1, CPU_MAP_BYTES // (largest * self.dtype.itemsize * self.num_frames))
+
+    def select(self, state: NetworkState, index_S: np.ndarray) -> NetworkState:
+        """See :class:`~dynperceiver_runtime.Engine`."""
+        with self._computing():
+            return state.select(torch.from_numpy(index_S).to(self.device))
+
+    def own(self, state: NetworkState) -> NetworkState:
+        """See :class:`~dynperceiver_runtime.Engine`."""
+        return self.select(state, np.arange(state.num_samples))
+
+    def narrow(self, state: NetworkState, start: int, stop: int) -> NetworkState:
+        """See :class:`~dynperceiver_runtime.Engine`."""
+        return state.narrow(start, stop)
+
+    def concat(self, states: Sequence[NetworkState]) -> NetworkState:
+        """See :class:`~dynperceiver_runtime.Engine`."""
+        with self._computing():
+            return NetworkState.concat(states)
+
+    def wrap(self, array: np.ndarray) -> Tensor:
+        """See :class:`~dynperceiver_runtime.Engine`."""
+        return torch.from_numpy(array)

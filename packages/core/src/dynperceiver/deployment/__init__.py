@@ -2,8 +2,18 @@
 
 from .engines import ENGINES
 from .fingerprints import fingerprint_of_network
-from .freezing import FrozenNetwork, freeze
+from .freezing import FreezeError, FrozenNetwork, freeze
+from .networks import network_with_exits
 from .runner import DynamicRunner
-from .torch_engine import TorchEngine, network_with_exits
+from .torch_engine import TorchEngine
 
-__all__ = ['ENGINES', 'DynamicRunner', 'FrozenNetwork', 'TorchEngine', 'fingerprint_of_network', 'freeze', 'network_with_exits']
+__all__ = [
+    'ENGINES',
+    'DynamicRunner',
+    'FreezeError',
+    'FrozenNetwork',
+    'TorchEngine',
+    'fingerprint_of_network',
+    'freeze',
+    'network_with_exits',
+]

@@ -8,9 +8,11 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from dynperceiver_runtime import FileError, UserError
+
 from ..registry import WEIGHT_INITIALIZERS
 from ..structures import CLASSES_KEYS
-from .files import read_state_dict
+from .files import CheckpointError, read_state_dict
 
 __all__ = ['ImageCheckpoint', 'load_image_checkpoint']
 
@@ -40,7 +42,7 @@ def load_image_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], so
         logged, too.
 
     Raises:
-        ValueError: If it is of another variant.
+        UserError: If it is of another variant.
     """
     network: Any = model
     own = network.state_dict()
@@ -76,7 +78,7 @@ def _load_trunk(trunk: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         f'{len(keys)} tensors {fact} ({", ".join(keys[:4])}{", ..." * (len(keys) > 4)})' for fact, keys in facts if keys
     )
     if listing:
-        raise ValueError(
+        raise UserError(
             f'the checkpoint is of another feature branch or width: {listing}; use a checkpoint of the same feature_branch and width'
         )
     trunk.load_state_dict(state_dict)
@@ -99,8 +101,8 @@ class ImageCheckpoint:
         """Load into the one Dyn-Perceiver, or the one static trunk, within ``module``.
 
         Raises:
-            FileNotFoundError: If the file is missing.
-            ValueError: If ``module`` holds no such network, or the checkpoint is of another variant.
+            MissingFileError: If the file is missing.
+            UserError: If ``module`` holds no such network, or the checkpoint is of another variant.
         """
         if self.checkpoint is None:
             print_log('no image checkpoint given: training starts from random weights', logger='current')
@@ -108,14 +110,16 @@ class ImageCheckpoint:
         network = next((child for child in module.modules() if hasattr(child, 'latent_branch')), None)
         network = network or next((child for child in module.modules() if _is_static_trunk(child)), None)
         if network is None:
-            raise ValueError(
+            raise UserError(
                 f'{type(module).__name__} holds no DynPerceiver and no feature branch; an init_cfg of type dynperceiver.ImageCheckpoint '
                 'belongs on a model with one'
             )
         try:
             load_image_checkpoint(network, read_state_dict(self.checkpoint, self.weights), self.checkpoint)
-        except ValueError as error:
-            raise ValueError(f'{self.checkpoint}: {error}') from error
+        except (FileError, CheckpointError):  # they name the file
+            raise
+        except UserError as error:
+            raise CheckpointError(f'{self.checkpoint}: {error}') from error
 
     def _get_init_info(self) -> Any:
         return f'{type(self).__name__}: load from {self.checkpoint}'

@@ -16,7 +16,10 @@ from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from torch import nn
 
+from dynperceiver_runtime import MissingFileError, UserError
+
 from ..analysis import find_network
+from ..data import diagnose_image
 from ..metrics import ExitScoresMetric
 from ..metrics.collection import check_scores
 
@@ -81,7 +84,7 @@ class AnswerCollector(ExitScoresMetric):
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Join the samples to ``answers``; there are no metrics."""
         if not results:
-            raise ValueError('there are no samples to show; the data set is empty, check its annotation file')
+            raise UserError('there are no samples to show; the data set is empty, check its annotation file')
         self.answers = ExitAnswers(*(np.stack(column) for column in zip(*results, strict=True)))
         return {}
 
@@ -95,11 +98,11 @@ def network_of(runner: Runner) -> nn.Module:
     model = runner.model
     network = find_network(model)
     if network is None:
-        raise ValueError(f'{type(model).__name__} holds no DynPerceiver; pass a config whose backbone is a dynperceiver.DynPerceiver')
+        raise UserError(f'{type(model).__name__} holds no DynPerceiver; pass a config whose backbone is a dynperceiver.DynPerceiver')
     if network.exits is None:
-        raise ValueError(f'the DynPerceiver in {type(model).__name__} has no exits to show; pass a config with num_classes in its backbone')
+        raise UserError(f'the DynPerceiver in {type(model).__name__} has no exits to show; pass a config with num_classes in its backbone')
     if network.num_frames > 1:
-        raise ValueError(
+        raise UserError(
             f'the model takes clips of {network.num_frames} frames, not images; tools/test.py --show-dir draws clips with the answers of '
             'their exits'
         )
@@ -144,6 +147,13 @@ def answer_samples(runner: Runner, samples: Sequence[Mapping[str, Any]]) -> Exit
     return ExitAnswers(np.arange(len(scores)), np.full(len(scores), -1), scores_SEK.argmax(2), scores_SEK.max(2))
 
 
+def _decode(path: str) -> None:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.load()
+
+
 def load_sample(dataset: Any, path: str | Path) -> dict[str, Any]:
     """An image file after the pipeline of a data set.
 
@@ -152,20 +162,22 @@ def load_sample(dataset: Any, path: str | Path) -> dict[str, Any]:
         path: Image file.
 
     Raises:
-        FileNotFoundError: If the file is missing.
+        MissingFileError: If the file is missing.
         ValueError: If it does not pass through the pipeline.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f'image {path} is missing; check the path')
+        raise MissingFileError(f'image {path} is missing; check the path')
     try:
         sample = dataset.pipeline(dict(img_path=str(path), sample_idx=0))
     except Exception as error:  # decoders raise errors of many types
+        if not isinstance(error, UserError) and diagnose_image(str(path), _decode) is None:
+            raise  # the file is sound, so the fault is the pipeline's
         reason = f'{type(error).__name__}: {(str(error).strip() or "no reason given").splitlines()[0]}'
-        raise ValueError(
+        raise UserError(
             f'image {path} cannot be read by the pipeline of the data set ({reason}); save it again as JPEG or PNG, or leave it out'
         ) from error
     if sample is None:
-        raise ValueError(f'image {path} was sorted out by the pipeline of the data set; save it again as JPEG or PNG, or leave it out')
+        raise UserError(f'image {path} was sorted out by the pipeline of the data set; save it again as JPEG or PNG, or leave it out')
     return dict(sample)
 
 
@@ -178,5 +190,5 @@ def sample_image(sample: Mapping[str, Any]) -> np.ndarray:
     inputs = sample['inputs']
     if not isinstance(inputs, torch.Tensor) or inputs.dtype != torch.uint8 or inputs.dim() != 3 or inputs.shape[0] != 3:
         found = f'{inputs.dtype} of shape {tuple(inputs.shape)}' if isinstance(inputs, torch.Tensor) else type(inputs).__name__
-        raise ValueError(f'the pipeline gives {found} as inputs, but a picture is drawn from an uint8 image of shape (3, H, W)')
+        raise UserError(f'the pipeline gives {found} as inputs, but a picture is drawn from an uint8 image of shape (3, H, W)')
     return np.asarray(inputs.permute(1, 2, 0).cpu().numpy())

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
+
 from .answers import ExitAnswers, sample_image
 from .files import load_pyplot, save_figure
 
@@ -122,16 +124,16 @@ def choose_groups(
         threshold: Confidence that lets a sample leave.
 
     Raises:
-        ValueError: If there is no easy or no hard sample, or ``num`` is less than 1.
+        UserError: If there is no easy or no hard sample, or ``num`` is less than 1.
     """
     if num < 1:
-        raise ValueError(f'num={num}: show 1 or more images per group')
+        raise UserError(f'num={num}: show 1 or more images per group')
     total, num_exits = answers.right_SE.shape
     easy, hard, gaining = answers.easy(), answers.hard(), answers.gaining()
     for number, rows in ((1, easy), (num_exits, gaining)):
         if not len(rows):
             kind = 'easy' if number == 1 else 'hard'
-            raise ValueError(
+            raise UserError(
                 f'exit {number} is right on none of the {total} images, so there is no {kind} one to show; check that the checkpoint is '
                 'trained and that its labels are those of this data set, or use a larger data set'
             )

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy
 
 from ..calibration import HeldOutScores, evaluate, random_exit_baseline, tradeoff_curve
@@ -153,7 +154,7 @@ def tradeoff_points(
         ValueError: If scores, exits or costs do not go together, or there are less than two budgets.
     """
     if held_out.num_exits != test.num_exits or (held_out.score, held_out.temperature) != (test.score, test.temperature):
-        raise ValueError(
+        raise UserError(
             f'held-out samples with {held_out.score} of {held_out.num_exits} exits at temperature {held_out.temperature}, and test samples '
             f'with {test.score} of {test.num_exits} exits at {test.temperature}: take the same network and score for both'
         )

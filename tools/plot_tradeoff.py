@@ -17,14 +17,16 @@ from rich.console import Console
 from rich.progress import track
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
+from dynperceiver.benchmark.tradeoff import measure_tradeoff
 from dynperceiver.calibration.held_out_data import fingerprint_of_samples
 from dynperceiver.calibration.held_out_logits import HeldOutLogits, collect_logits, sample_form
+from dynperceiver.calibration.tradeoff import write_tradeoff_csv
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.deployment.torch_engine import network_with_exits
 from dynperceiver.inference import BACKENDS
 from dynperceiver.launch import UsageError, load_backbone, parse_test_args, read_config, run_tool, test_config
 from dynperceiver.launch.calibration import build_calibration
-from dynperceiver.viz import plot_tradeoff
+from dynperceiver.viz import draw_tradeoff
 from dynperceiver_runtime.policy.exit_policy import SCORES
 
 
@@ -85,12 +87,15 @@ def main() -> None:
         loader = Runner.build_dataloader(cfg.test_dataloader)
         held_out = logits_of(calibration.model, calibration.loader, args.held_out_logits, 'held-out samples')
         test = logits_of(calibration.model, loader, args.test_logits, 'test samples')
-    summary = plot_tradeoff(
-        calibration.model, loader, held_out, test, picture, backend=args.backend, score=args.score, num_budgets=args.budgets,
+    report = measure_tradeoff(
+        calibration.model, loader, held_out, test, backend=args.backend, score=args.score, num_budgets=args.budgets,
         num_crosses=args.crosses, num_cross_samples=args.cross_samples, batch_sizes=args.batch_sizes, num_threads=args.threads,
-        rounds=args.rounds, static=static, title=f'{Path(args.config).stem}: accuracy against cost', progress=watch,
+        rounds=args.rounds, static=static, progress=watch,
     )  # fmt: skip
-    print(summary)
+    draw_tradeoff(report.rows, picture, f'{Path(args.config).stem}: accuracy against cost', report.caption)
+    table = picture.with_suffix('.csv')
+    write_tradeoff_csv(report.rows, table)
+    print(f'{report.text}\n{picture} and {table} are written')
 
 
 if __name__ == '__main__':

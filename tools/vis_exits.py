@@ -11,19 +11,25 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
-from dynperceiver.launch import UsageError, build_runner, parse_test_args, run_tool, test_config
+from dynperceiver.launch import (
+    UsageError,
+    answer_samples,
+    build_runner,
+    collect_answers,
+    load_sample,
+    network_of,
+    parse_test_args,
+    run_tool,
+    test_config,
+)
 from dynperceiver.layers.recording import record_attention
 from dynperceiver.viz import (
     CardGroup,
-    answer_samples,
     choose_groups,
-    collect_answers,
     draw_attention,
     draw_gallery,
     leaving_shares,
-    load_sample,
     make_card,
-    network_of,
     sample_image,
 )
 

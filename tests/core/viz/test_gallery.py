@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dynperceiver.viz import Card, CardGroup, ExitAnswers, choose_groups, draw_gallery, leaving_shares, make_card
+from dynperceiver.metrics import ExitAnswers
+from dynperceiver.viz import Card, CardGroup, choose_groups, draw_gallery, leaving_shares, make_card
 
 CLASSES = ('tench, Tinca tinca', 'a class with an unusually long name')
 

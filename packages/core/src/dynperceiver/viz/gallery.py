@@ -5,19 +5,20 @@ Shape suffixes: E exits, H/W image, C = 3 colours (RGB).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dynperceiver_runtime import UserError
 
-from .answers import ExitAnswers, sample_image
+from ..metrics import ExitAnswers
 from .files import load_pyplot, save_figure
 
-__all__ = ['Card', 'CardGroup', 'choose_groups', 'draw_gallery', 'leaving_shares', 'make_card']
+__all__ = ['Card', 'CardGroup', 'choose_groups', 'draw_gallery', 'leaving_shares', 'make_card', 'sample_image']
 
 RIGHT, WRONG, UNKNOWN = '#14803c', '#c0262d', '0.25'
 NAME_LENGTH = 15
@@ -222,3 +223,16 @@ def draw_gallery(groups: Sequence[CardGroup], path: str | Path, title: str, subt
     marks = 'below each image: its label, the answers of the first and of the last exit with their confidence, and which exits are right'
     write(MARGIN_IN, height_in - 0.25, marks, fontsize=8, color='0.35')
     save_figure(figure, path)
+
+
+def sample_image(sample: Mapping[str, Any]) -> np.ndarray:
+    """The image of a sample as the model sees it, RGB of shape (H, W, 3), uint8.
+
+    Raises:
+        UserError: If the sample's ``inputs`` are no such image.
+    """
+    inputs = sample['inputs']
+    if not isinstance(inputs, torch.Tensor) or inputs.dtype != torch.uint8 or inputs.dim() != 3 or inputs.shape[0] != 3:
+        found = f'{inputs.dtype} of shape {tuple(inputs.shape)}' if isinstance(inputs, torch.Tensor) else type(inputs).__name__
+        raise UserError(f'the pipeline gives {found} as inputs, but a picture is drawn from an uint8 image of shape (3, H, W)')
+    return np.asarray(inputs.permute(1, 2, 0).cpu().numpy())

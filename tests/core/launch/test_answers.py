@@ -14,7 +14,9 @@ from mmengine.evaluator import Evaluator
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from dynperceiver.viz import AnswerCollector, ExitAnswers, answer_samples, load_sample, network_of, sample_image
+from dynperceiver.launch import answer_samples, load_sample, network_of
+from dynperceiver.metrics import AnswerCollector, ExitAnswers
+from dynperceiver.viz import sample_image
 
 # rows: easy, easier, hard, surer at last, wrong, gains most (all but exit 2 right), only exit 1 wrong; label 0
 RIGHT = [[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1], [0, 1, 1, 0], [1, 0, 1, 1], [0, 1, 1, 1]]

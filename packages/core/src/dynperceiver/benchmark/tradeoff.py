@@ -1,4 +1,4 @@
-"""The trade-off of a trained network on this machine: measured, drawn, and written as a table.
+"""The trade-off of a trained network on this machine, measured.
 
 Shape suffixes: E exits, S samples, P policies.
 """
@@ -6,7 +6,7 @@ Shape suffixes: E exits, S samples, P policies.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,16 @@ from torch import nn
 
 from dynperceiver_runtime import UserError
 
-from ..benchmark.speed import eager_call, measure_speed, static_trunk_of, time_policies
-from ..benchmark.timing import num_torch_threads
 from ..calibration import HeldOutScores
 from ..calibration.held_out_logits import HeldOutLogits, batch_images
+from ..calibration.tradeoff import DYNAMIC, EXIT, MEASURED, STATIC, TradeoffPoints, TradeoffRow, tradeoff_points
 from ..deployment.runner import DynamicRunner
 from ..deployment.torch_engine import network_with_exits
 from ..models import DynPerceiver
-from .tradeoff import DYNAMIC, EXIT, MEASURED, STATIC, TradeoffPoints, TradeoffRow, draw_tradeoff, tradeoff_points, write_tradeoff_csv
+from .speed import eager_call, measure_speed, static_trunk_of, time_policies
+from .timing import num_torch_threads
 
-__all__ = ['plot_tradeoff', 'trunk_accuracy']
+__all__ = ['TradeoffReport', 'measure_tradeoff', 'trunk_accuracy']
 
 CROSS_BYTES = 2**30  # of float32 images that are held while policies are timed
 Progress = Callable[[str, Iterable[Any]], Iterable[Any]]
@@ -85,12 +85,26 @@ def _measured_rows(
     return rows, lines
 
 
-def plot_tradeoff(
+@dataclass(frozen=True)
+class TradeoffReport:
+    """What was measured.
+
+    Attributes:
+        rows: The points.
+        caption: Where they come from, for a picture.
+        text: What was found, for people.
+    """
+
+    rows: tuple[TradeoffRow, ...]
+    caption: str
+    text: str
+
+
+def measure_tradeoff(
     model: nn.Module,
     loader: Any,
     held_out: HeldOutLogits,
     test: HeldOutLogits,
-    picture: str | Path,
     *,
     backend: str = 'onnxruntime',
     score: str = 'confidence',
@@ -101,17 +115,15 @@ def plot_tradeoff(
     num_threads: int | None = None,
     rounds: int = 25,
     static: nn.Module | None = None,
-    title: str = '',
     progress: Progress = _silent,
-) -> str:
-    """Measure the exits, solve and judge policies, and write the picture and, beside it, every point as CSV.
+) -> TradeoffReport:
+    """Measure the exits on this machine, and solve and judge policies.
 
     Args:
         model: Classifier or recognizer with its weights loaded.
         loader: Loader of the test samples, in the order of ``test``.
         held_out: Logits that policies are solved on.
         test: Logits that they are judged on.
-        picture: Picture to write; its ending says the format.
         backend: Where times are taken.
         score: How sure an exit is.
         num_budgets: Points of a curve.
@@ -121,11 +133,10 @@ def plot_tradeoff(
         num_threads: Threads; default PyTorch's.
         rounds: Rounds in which all calls take turns.
         static: A trained classifier on the network's static trunk.
-        title: Title.
         progress: Goes through items and shows how far it is.
 
     Returns:
-        What was found, for people.
+        The points, and what was found, for people.
 
     Raises:
         UserError: If logits, network and static trunk do not go together.
@@ -162,10 +173,7 @@ def plot_tradeoff(
             more, lines = _measured_rows(model, loader, points, points.spread(num_crosses), index_S, judged, **costs)
             rows += more
     caption = _caption(mix, cost_gflops, report, backend, len(index_S) if num_crosses else 0)
-    draw_tradeoff(rows, picture, title, caption)
-    table = Path(picture).with_suffix('.csv')
-    write_tradeoff_csv(rows, table)
-    return '\n'.join([*_exit_lines(rows), *lines, caption, f'{picture} and {table} are written'])
+    return TradeoffReport(tuple(rows), caption, '\n'.join([*_exit_lines(rows), *lines, caption]))
 
 
 def _check_same_trunk(static: nn.Module, network: DynPerceiver) -> None:

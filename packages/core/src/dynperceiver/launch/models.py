@@ -13,7 +13,7 @@ from dynperceiver_runtime import UserError
 from ..checkpoint import read_state_dict
 from ..deployment.torch_engine import network_with_exits
 from ..models import DynPerceiver
-from .options import UsageError
+from .arguments import UsageError
 
 __all__ = ['load_backbone', 'load_network']
 

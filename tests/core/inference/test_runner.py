@@ -18,6 +18,7 @@ from dynperceiver.feature_branches import FEATURE_BRANCHES
 from dynperceiver.inference import BackendError, DynamicRunner, ExitPolicy, PolicyRecord, gather
 from dynperceiver.inference.backends import torch_backend
 from dynperceiver.inference.fingerprints import fingerprint_of_network
+from dynperceiver.models import NetworkError
 
 
 @pytest.fixture(scope='module')
@@ -292,9 +293,9 @@ def test_wrong_arguments_say_value_rule_and_remedy(model: DynPerceiver) -> None:
         runner(images.permute(0, 2, 3, 1))
     with pytest.raises(BackendError, match=r'torch.uint8: pass normalised images'):
         runner(images.to(torch.uint8))
-    with pytest.raises(BackendError, match='Linear holds no DynPerceiver'):
+    with pytest.raises(NetworkError, match='Linear holds no DynPerceiver'):
         DynamicRunner(nn.Linear(1, 1))
-    with pytest.raises(BackendError, match='without exits'):
+    with pytest.raises(NetworkError, match='without exits'):
         DynamicRunner(build_model('resnet18', width=0.125, num_latents=8, depth_factors=(1, 1, 1, 1), num_classes=None))
     with pytest.raises(BackendError, match="pass backend='onnxruntime'"):
         DynamicRunner('some/folder')

@@ -1,5 +1,6 @@
 """What the network costs."""
 
+from ..models import find_network
 from .flops import ExitCost, count_exit_costs, count_gmacs, meta_copy
 from .latency import (
     Crossover,
@@ -12,7 +13,7 @@ from .latency import (
     num_torch_threads,
     time_calls,
 )
-from .report import cost_table, costs_of_config, find_network
+from .report import cost_table, costs_of_config
 
 __all__ = [
     'Crossover',

@@ -29,7 +29,8 @@ class ExportingBackend:
         options: For :class:`~dynperceiver.inference.backends.onnx_runtime.OnnxRuntimeBackend`.
 
     Raises:
-        BackendError: If the model holds no network with exits, or an option is unknown.
+        BackendError: If an option is unknown.
+        NetworkError: If the model holds no network with exits.
     """
 
     def __init__(self, model: nn.Module, **options: Any) -> None:

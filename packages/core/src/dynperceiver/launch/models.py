@@ -40,8 +40,8 @@ def load_network(cfg: Config, checkpoint: str | Path | None = None) -> tuple[nn.
         checkpoint: Checkpoint file of this config, or the authors' file of this network; every tensor must fit. Default: random weights.
 
     Raises:
-        BackendError: If the model holds no network with exits.
         CheckpointError: If the file is missing or cannot be read.
+        NetworkError: If the model holds no network with exits.
         UsageError: If the config has no model, or the checkpoint does not go with it.
     """
     model = _build(cfg)

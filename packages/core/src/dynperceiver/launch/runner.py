@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from ..data import BadSampleError, DatasetError
 from ..hooks import CheckpointError, CheckpointFileHook
 from ..inference import BackendError, PolicyError
+from ..models import NetworkError
 from .options import UsageError
 
 __all__ = ['build_runner', 'prepare_cpu_processes', 'run_tool']
@@ -58,7 +59,7 @@ def run_tool(main: Callable[[], None], *expected: type[Exception]) -> None:
         expected: Further exceptions of this kind.
     """
     data: tuple[type[Exception], ...] = (DatasetError, BadSampleError)
-    files: tuple[type[Exception], ...] = (FileNotFoundError, FileExistsError, CheckpointError, PolicyError, BackendError)
+    files: tuple[type[Exception], ...] = (FileNotFoundError, FileExistsError, CheckpointError, PolicyError, BackendError, NetworkError)
     caught: tuple[type[Exception], ...] = (*files, UsageError, *data, *expected)
     try:
         main()

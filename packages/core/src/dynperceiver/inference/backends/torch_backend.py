@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...analysis import find_network
-from ...models import DynPerceiver
+from ...models import DynPerceiver, network_with_exits
 from ...structures import NetworkState
 from ..fingerprints import fingerprint_of_network
 from ..folding import copy_without_hooks, fold, share_hooks
@@ -34,22 +33,6 @@ CPU_MAP_BYTES = 32 * 2**20
 DEFAULT_MMAP_THRESHOLD_MAX). Less also stays in the caches, and at the peak."""
 
 
-def network_with_exits(model: nn.Module) -> DynPerceiver:
-    """The network within a model that dynamic inference can run.
-
-    Raises:
-        BackendError: If there is none, or it has no exits.
-    """
-    if not isinstance(model, nn.Module):
-        raise BackendError(f'model is a {type(model).__name__}; pass a DynPerceiver, or a model that holds one')
-    network = find_network(model)
-    if network is None:
-        raise BackendError(f'{type(model).__name__} holds no DynPerceiver; early exits need one as its backbone')
-    if network.exits is None:
-        raise BackendError('the network was built without exits (num_classes=None), as detectors use it; build it with num_classes')
-    return network
-
-
 class TorchBackend:
     """Runs a folded copy of the network; forward hooks on the network that was passed in see the copy's modules of the same
     names, its segments among them.
@@ -64,7 +47,7 @@ class TorchBackend:
         folded: Whether to fold; ``False`` runs the layers as they are trained, to compare with.
 
     Raises:
-        BackendError: If the model holds no network with exits.
+        NetworkError: If the model holds no network with exits.
     """
 
     def __init__(

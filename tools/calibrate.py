@@ -21,10 +21,10 @@ from dynperceiver.calibration.calibrate import calibrate
 from dynperceiver.calibration.held_out_logits import HeldOutLogits, collect_logits, sample_form
 from dynperceiver.calibration.report import policy_table
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
-from dynperceiver.deployment.torch_engine import network_with_exits
 from dynperceiver.inference import BACKENDS
 from dynperceiver.launch import UsageError, parse_test_args, run_tool, test_config
 from dynperceiver.launch.calibration import build_calibration
+from dynperceiver.models import network_with_exits
 from dynperceiver_runtime.policy.exit_policy import SCORES
 
 

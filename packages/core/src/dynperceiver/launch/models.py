@@ -8,6 +8,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from dynperceiver_runtime import UserError
+
 from ..checkpoint import read_state_dict
 from ..models import DynPerceiver, network_with_exits
 from .options import UsageError
@@ -27,7 +29,7 @@ def _load(network: nn.Module, cfg: Config, checkpoint: str | Path) -> None:
     state_dict = read_state_dict(checkpoint)
     try:
         network.load_state_dict(state_dict)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, UserError) as error:  # torch's, of names and shapes, and that of another variant
         raise UsageError(f'{checkpoint} does not go with {cfg.filename}: {error}') from error
 
 

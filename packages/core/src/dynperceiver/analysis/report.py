@@ -13,15 +13,10 @@ from torch import nn
 
 from dynperceiver_runtime import UserError
 
-from ..models import DynPerceiver
+from ..models import find_network
 from .flops import count_exit_costs, count_gmacs, meta_copy
 
-__all__ = ['cost_table', 'costs_of_config', 'find_network']
-
-
-def find_network(model: nn.Module) -> DynPerceiver | None:
-    """The Dyn-Perceiver within a model of any task, or ``None``."""
-    return next((module for module in model.modules() if isinstance(module, DynPerceiver)), None)
+__all__ = ['cost_table', 'costs_of_config']
 
 
 def costs_of_config(cfg: Config, shape: Sequence[int] | None = None) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from ..calibration import HeldOutScores
 from ..calibration.held_out_logits import HeldOutLogits, batch_images
 from ..calibration.tradeoff import DYNAMIC, EXIT, MEASURED, STATIC, TradeoffPoints, TradeoffRow, tradeoff_points
 from ..deployment.runner import DynamicRunner
-from ..deployment.torch_engine import network_with_exits
-from ..models import DynPerceiver
+from ..models import DynPerceiver, network_with_exits
 from .speed import eager_call, measure_speed, static_trunk_of, time_policies
 from .timing import num_torch_threads
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from dynperceiver_runtime import FileError, UserError
 
+from ..feature_branches import FeatureBranch
+from ..models import find_network
 from ..registry import WEIGHT_INITIALIZERS
 from ..structures import CLASSES_KEYS
 from .files import CheckpointError, read_state_dict
@@ -46,7 +48,7 @@ def load_image_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], so
     """
     network: Any = model
     own = network.state_dict()
-    if _is_static_trunk(network):
+    if isinstance(model, FeatureBranch):
         reason = 'the model is a feature branch alone'
         dropped = tuple(f'feature_branch.stages.{i}.' for i in range(network.num_stages, 4))
         skipped = [key for key in state_dict if not key.startswith('feature_branch.') or key.startswith(dropped)]
@@ -63,10 +65,6 @@ def load_image_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], so
         print_log(f'{source}: {len(skipped)} tensors left out, since {reason}: {", ".join(skipped)}', logger='current')
     print_log(f'{source}: {len(state_dict) - len(skipped)} tensors loaded', logger='current')
     return skipped
-
-
-def _is_static_trunk(module: nn.Module) -> bool:
-    return hasattr(module, 'pyramid_levels') and not hasattr(module, 'latent_branch')
 
 
 def _load_trunk(trunk: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
@@ -107,15 +105,15 @@ class ImageCheckpoint:
         if self.checkpoint is None:
             print_log('no image checkpoint given: training starts from random weights', logger='current')
             return
-        network = next((child for child in module.modules() if hasattr(child, 'latent_branch')), None)
-        network = network or next((child for child in module.modules() if _is_static_trunk(child)), None)
-        if network is None:
+        network = find_network(module)
+        found: list[nn.Module] = [child for child in module.modules() if isinstance(child, FeatureBranch)] if network is None else [network]
+        if len(found) != 1:
             raise UserError(
-                f'{type(module).__name__} holds no DynPerceiver and no feature branch; an init_cfg of type dynperceiver.ImageCheckpoint '
-                'belongs on a model with one'
+                f'{type(module).__name__} holds no DynPerceiver and {len(found) or "no"} feature branch{"es" if found else ""}; put the '
+                'init_cfg of type dynperceiver.ImageCheckpoint on a model with one'
             )
         try:
-            load_image_checkpoint(network, read_state_dict(self.checkpoint, self.weights), self.checkpoint)
+            load_image_checkpoint(found[0], read_state_dict(self.checkpoint, self.weights), self.checkpoint)
         except (FileError, CheckpointError):  # they name the file
             raise
         except UserError as error:

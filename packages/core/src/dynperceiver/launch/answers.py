@@ -10,31 +10,25 @@ import numpy as np
 import torch
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
-from torch import nn
 
 from dynperceiver_runtime import MissingFileError, UserError
 
-from ..analysis import find_network
 from ..data import diagnose_image
 from ..metrics import AnswerCollector, ExitAnswers
+from ..models import DynPerceiver, NetworkError, network_with_exits
 
 __all__ = ['answer_samples', 'collect_answers', 'load_sample', 'network_of']
 
 
-def network_of(runner: Runner) -> nn.Module:
+def network_of(runner: Runner) -> DynPerceiver:
     """The Dyn-Perceiver with exits, for images, in a runner's model.
 
     Raises:
-        UserError: If there is none.
+        NetworkError: If there is none.
     """
-    model = runner.model
-    network = find_network(model)
-    if network is None:
-        raise UserError(f'{type(model).__name__} holds no DynPerceiver; pass a config whose backbone is a dynperceiver.DynPerceiver')
-    if network.exits is None:
-        raise UserError(f'the DynPerceiver in {type(model).__name__} has no exits to show; pass a config with num_classes in its backbone')
+    network = network_with_exits(runner.model)
     if network.num_frames > 1:
-        raise UserError(
+        raise NetworkError(
             f'the model takes clips of {network.num_frames} frames, not images; tools/test.py --show-dir draws clips with the answers of '
             'their exits'
         )

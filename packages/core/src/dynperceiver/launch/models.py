@@ -11,8 +11,7 @@ from torch import nn
 from dynperceiver_runtime import UserError
 
 from ..checkpoint import read_state_dict
-from ..deployment.torch_engine import network_with_exits
-from ..models import DynPerceiver
+from ..models import DynPerceiver, network_with_exits
 from .arguments import UsageError
 
 __all__ = ['load_backbone', 'load_network']
@@ -42,7 +41,7 @@ def load_network(cfg: Config, checkpoint: str | Path | None = None) -> tuple[nn.
         checkpoint: Checkpoint file of this config, or the authors' file of this network; every tensor must fit. Default: random weights.
 
     Raises:
-        EngineError: If the model holds no network with exits.
+        NetworkError: If the model holds no network with exits.
         CheckpointError: If the file is missing or cannot be read.
         UsageError: If the config has no model, or the checkpoint does not go with it.
     """

@@ -36,6 +36,7 @@ ALLOWED_BETWEEN_PACKAGES = {name: {'dynperceiver_runtime', 'dynperceiver', name}
 ENGINE_LIBRARIES = {'onnxruntime': {'sessions'}}  # library -> files of runtime's engines/ that may import it
 ALLOWED_IN_RUNTIME = {  # folder or module of runtime -> what of runtime it may import
     'errors': set(),
+    'command_line': {'errors'},
     'files': {'errors'},
     'policy': {'errors', 'files'},
     'engines': {'errors', 'policy'},

@@ -22,8 +22,7 @@ from dynperceiver.calibration.held_out_logits import HeldOutLogits, collect_logi
 from dynperceiver.calibration.report import policy_table
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import BACKENDS
-from dynperceiver.launch import UsageError, parse_test_args, run_tool, test_config
-from dynperceiver.launch.calibration import build_calibration
+from dynperceiver.launch import UsageError, build_calibration, parse_test_args, run_tool, test_config
 from dynperceiver.models import network_with_exits
 from dynperceiver_runtime import ExistingFileError
 from dynperceiver_runtime.policy.exit_policy import SCORES

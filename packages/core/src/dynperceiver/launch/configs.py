@@ -15,6 +15,7 @@ from mmengine.config.utils import ConfigParsingError
 from dynperceiver_runtime import MissingFileError, MissingPackageError, UserError
 
 from .arguments import UsageError
+from .tasks import task_of
 
 __all__ = ['checkpoint_config', 'let_no_workers_persist', 'merge_options', 'read_config', 'start_config']
 
@@ -52,6 +53,7 @@ def read_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
         if not _raised_by_mmengine(error):  # but by the config's own code, where the traceback says where
             raise
         raise UserError(f'config {path} cannot be read: {_one_line(error)}; correct it') from error
+    task_of(cfg)  # imports the task's package, which repairs what its OpenMMLab project needs, also for a config that does not name it
     return merge_options(cfg, cfg_options)
 
 

@@ -22,7 +22,7 @@ demo-images: setup ## image classification end to end, in minutes; results in wo
 test: setup ## the test suite (offline, on the CPU); pass options by ARGS="-k name"
 	@.venv/bin/python -m pytest $(ARGS)
 
-lint: setup ## ruff, and mypy (strict) on packages/core
+lint: setup ## ruff, and mypy (strict) on packages/runtime and packages/core
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
 

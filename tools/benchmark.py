@@ -18,6 +18,7 @@ from dynperceiver.benchmark.speed import measure_speed, shares_of_policy, speed_
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import BACKENDS, ExitPolicy
 from dynperceiver.launch import UsageError, load_network, read_config, run_tool
+from dynperceiver_runtime import MissingFileError
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     if args.shape is not None and len(args.shape) > 2:
         raise UsageError(f'--shape {args.shape}: give one number for a square, or height and width')
     if args.out is not None and not args.out.parent.is_dir():
-        raise FileNotFoundError(f'folder {args.out.parent} for {args.out.name} is missing; make it first')
+        raise MissingFileError(f'folder {args.out.parent} for {args.out.name} is missing; make it first')
     return args
 
 
@@ -88,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

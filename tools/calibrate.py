@@ -21,10 +21,10 @@ from dynperceiver.calibration.calibrate import calibrate
 from dynperceiver.calibration.held_out_logits import HeldOutLogits, collect_logits, sample_form
 from dynperceiver.calibration.report import policy_table
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
-from dynperceiver.deployment.torch_engine import network_with_exits
 from dynperceiver.inference import BACKENDS
-from dynperceiver.launch import UsageError, parse_test_args, run_tool, test_config
-from dynperceiver.launch.calibration import build_calibration
+from dynperceiver.launch import UsageError, build_calibration, parse_test_args, run_tool, test_config
+from dynperceiver.models import network_with_exits
+from dynperceiver_runtime import ExistingFileError
 from dynperceiver_runtime.policy.exit_policy import SCORES
 
 
@@ -65,7 +65,7 @@ def check_output(flag: str, path: Path, overwrite: bool) -> None:
     if path.exists() and not path.is_file():
         raise UsageError(f'{flag} {path} is {"a folder" if path.is_dir() else "no plain file"}; pass the name of a file')
     if path.exists() and not overwrite:
-        raise FileExistsError(f'{flag} {path} exists already; choose another name or pass --overwrite')
+        raise ExistingFileError(f'{flag} {path} exists already; choose another name or pass --overwrite')
     try:
         tempfile.TemporaryFile(dir=path.absolute().parent).close()
     except OSError as error:
@@ -117,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

@@ -18,6 +18,7 @@ from mmengine.config import Config
 from dynperceiver.checkpoint import read_checkpoint_file
 from dynperceiver.data import innermost_datasets
 from dynperceiver.launch import UsageError, read_config, run_tool
+from dynperceiver_runtime import MissingFileError, UserError
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 
@@ -46,13 +47,13 @@ def list_images(inputs: str) -> list[str]:
         return [inputs]
     path = Path(inputs)
     if not path.exists():
-        raise FileNotFoundError(f'image {inputs} is missing; pass an image file, a folder of images, or a URL')
+        raise MissingFileError(f'image {inputs} is missing; pass an image file, a folder of images, or a URL')
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES) if path.is_dir() else [path]
     if not files:
-        raise FileNotFoundError(f'folder {inputs} holds no image ({" ".join(IMAGES)}); pass an image file, or a folder of images')
+        raise MissingFileError(f'folder {inputs} holds no image ({" ".join(IMAGES)}); pass an image file, or a folder of images')
     for file in files:
         if mmcv.imread(file) is None:
-            raise ValueError(f'{file} cannot be read as an image; take it out, or save it again as JPEG or PNG')
+            raise UserError(f'{file} cannot be read as an image; take it out, or save it again as JPEG or PNG')
     return [str(file) for file in files]
 
 
@@ -60,7 +61,7 @@ def demo_config(path: str) -> Config:
     """The config with what MMDetection's inferencer expects of it."""
     cfg = read_config(path)
     if not cfg.get('model') or not cfg.get('test_dataloader'):
-        raise ValueError(f'{path} lacks model or test_dataloader, whose pipeline the image goes through; pass the config of a training')
+        raise UserError(f'{path} lacks model or test_dataloader, whose pipeline the image goes through; pass the config of a training')
     dataset = cfg.test_dataloader.dataset = innermost_datasets(cfg.test_dataloader.dataset)[0]
     for step in dataset.pipeline:
         if step.type.rpartition('.')[2] == 'LoadImageFromFile':
@@ -81,7 +82,7 @@ class Inferencer(DetInferencer):
         except RuntimeError as error:  # sizes differ
             faults = [line.strip().rstrip('.') for line in str(error).splitlines()[1:]]
         if faults:
-            raise ValueError(
+            raise UserError(
                 f'the checkpoint is not of this config: {faults[0]}, in all {len(faults)} differences; pass as --weights one that was '
                 'trained with it'
             )
@@ -107,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
+from dynperceiver.launch import run_tool
 from dynperceiver_action.demo import DemoParams, make_demo_clips
 
 
@@ -32,11 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make the clips that the command line asks for."""
     args = parse_args(argv)
     start = time.perf_counter()
-    try:
-        params = DemoParams(args.seed, args.num_train, args.num_val, args.num_frames, args.size, args.fps)
-        made = make_demo_clips(args.out, params, progress=not args.quiet)
-    except (ValueError, FileExistsError) as error:
-        raise SystemExit(f'make_demo_clips: {error}') from error
+    params = DemoParams(args.seed, args.num_train, args.num_val, args.num_frames, args.size, args.fps)
+    made = make_demo_clips(args.out, params, progress=not args.quiet)
     if made:
         print(
             f'{params.num_train} + {params.num_val} clips in {args.out} ({time.perf_counter() - start:.1f} s); see {args.out}/overview.png'
@@ -46,4 +44,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from dynperceiver.launch import run_tool
 from dynperceiver_cls.demo import DemoParams, make_demo_images
 
 
@@ -24,11 +25,8 @@ def main() -> None:
     parser.add_argument('--quiet', action='store_true', help='show no progress bar')
     args = parser.parse_args()
     start = time.perf_counter()
-    try:
-        params = DemoParams(args.seed, args.num_train, args.num_val, args.size)
-        made = make_demo_images(args.out, params, progress=not args.quiet)
-    except (ValueError, FileExistsError) as error:
-        raise SystemExit(f'make_demo_images: {error}') from error
+    params = DemoParams(args.seed, args.num_train, args.num_val, args.size)
+    made = make_demo_images(args.out, params, progress=not args.quiet)
     if made:
         seconds = time.perf_counter() - start
         print(f'{params.num_train} + {params.num_val} images in {args.out} ({seconds:.1f} s); see {args.out}/overview.png')
@@ -37,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -11,6 +11,7 @@ import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch mu
 from dynperceiver.analysis import costs_of_config
 from dynperceiver.launch import read_config, run_tool
 from dynperceiver.viz import plot_exit_tradeoff, read_exit_accuracies
+from dynperceiver_runtime import UserError
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
         accuracies = read_exit_accuracies(result, args.metric)
         if len(accuracies) != len(report['exits']):
             exits = f'{result} has {len(accuracies)} exits, the model of {config} has {len(report["exits"])}'
-            raise ValueError(f'{exits}; pass the result of a test of this config')
+            raise UserError(f'{exits}; pass the result of a test of this config')
         name = args.labels[number] if args.labels else Path(config).stem
         series[name] = [(cost['cost_gmacs'], accuracy) for cost, accuracy in zip(report['exits'], accuracies, strict=True)]
         chance = 1 / cfg.model.backbone.num_classes if args.metric != 'top5' else None
@@ -49,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

@@ -22,10 +22,10 @@ from dynperceiver.calibration.held_out_data import fingerprint_of_samples
 from dynperceiver.calibration.held_out_logits import HeldOutLogits, collect_logits, sample_form
 from dynperceiver.calibration.tradeoff import write_tradeoff_csv
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
-from dynperceiver.deployment.torch_engine import network_with_exits
 from dynperceiver.inference import BACKENDS
 from dynperceiver.launch import UsageError, load_backbone, parse_test_args, read_config, run_tool, test_config
 from dynperceiver.launch.calibration import build_calibration
+from dynperceiver.models import network_with_exits
 from dynperceiver.viz import draw_tradeoff
 from dynperceiver_runtime.policy.exit_policy import SCORES
 
@@ -99,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

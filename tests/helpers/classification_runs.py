@@ -19,7 +19,7 @@ _base_ = ['{demo}']
 data_root = '{data}'
 train_pipeline = [dict(step, size={size}, padding=4) if 'size' in step else step for step in _base_.train_pipeline]
 model = dict(
-    backbone=dict(width=0.125, num_latents=8, dropout=0.3, drop_path=0.3),
+    backbone=dict(width=0.125, num_latents=16, dropout=0.3, drop_path=0.3),
     data_preprocessor=dict(
         after_norm=[dict(type='dynperceiver_cls.RandomErasing', prob=0.5)],
         mixing=dict(type='dynperceiver_cls.MixupCutmix', num_classes=10)))

@@ -33,6 +33,7 @@ MMCV_WITH_OPS = f'{sys.executable} tools/build_mmcv.py   (in a clone of this rep
 MMCV_FOR_CUDA = f'{sys.executable} tools/build_mmcv.py --rebuild   (with nvcc on the PATH, or MMCV_FIND_LINKS=<page of CUDA wheels>)'
 PINNED = 'make clean-env setup   (in a clone of this repository; it installs versions that are known to work together)'
 OWN_PACKAGES = {  # and their folders in a clone
+    'dynperceiver-runtime': 'packages/runtime',
     'dynperceiver': 'packages/core',
     'dynperceiver-cls': 'packages/classification',
     'dynperceiver-det': 'packages/detection',
@@ -88,8 +89,11 @@ def check_torch() -> Finding:
 
 def check_numpy() -> Finding:
     """NumPy present, and one that torch was built for."""
-    if fault := _version_fault('numpy', (1, 22), None, f'{PIP} install numpy'):
+    remedy = f'{PIP} install numpy'
+    if fault := _version_fault('numpy', (1, 22), None, remedy):
         return fault
+    if (imported := _import_check('numpy', ('numpy',), remedy)).status != 'OK':
+        return imported
     import torch
 
     try:

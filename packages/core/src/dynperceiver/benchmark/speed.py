@@ -286,7 +286,7 @@ def measure_speed(
         eager: Whether to time network and static trunk as they are trained, in PyTorch.
         num_threads: Threads; default PyTorch's.
         device: Where PyTorch computes; default the CPU.
-        rounds: See :func:`~dynperceiver.analysis.time_calls`.
+        rounds: See :func:`~dynperceiver.benchmark.time_calls`.
         max_seconds: See there, per backend and batch size.
         progress: Called with what is timed, the rounds done and all rounds.
 

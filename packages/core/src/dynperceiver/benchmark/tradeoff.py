@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from dynperceiver_runtime import UserError
+
 from ..calibration import HeldOutScores
 from ..calibration.held_out_logits import HeldOutLogits, batch_images
 from ..calibration.tradeoff import DYNAMIC, EXIT, MEASURED, STATIC, TradeoffPoints, TradeoffRow, tradeoff_points
 from ..deployment.runner import DynamicRunner
-from ..deployment.torch_engine import network_with_exits
-from ..models import DynPerceiver
+from ..models import DynPerceiver, network_with_exits
 from .speed import eager_call, measure_speed, static_trunk_of, time_policies
 from .timing import num_torch_threads
 
@@ -41,7 +42,7 @@ def trunk_accuracy(model: nn.Module, loader: Any, progress: Progress = _silent) 
         progress: Goes through the loader and shows how far it is.
 
     Raises:
-        ValueError: If there are no samples.
+        UserError: If there are no samples.
     """
     right = total = 0
     for batch in progress('static trunk', loader):
@@ -51,7 +52,7 @@ def trunk_accuracy(model: nn.Module, loader: Any, progress: Progress = _silent) 
         right += int((eager_call(backbone, images_BCHW)().argmax(1) == label_S).sum())
         total += len(label_S)
     if not total:
-        raise ValueError('there are no samples to judge the static trunk on; check the test data')
+        raise UserError('there are no samples to judge the static trunk on; check the test data')
     return right / total
 
 
@@ -137,11 +138,11 @@ def measure_tradeoff(
         The points, and what was found, for people.
 
     Raises:
-        ValueError: If logits, network and static trunk do not go together.
+        UserError: If logits, network and static trunk do not go together.
     """
     network, form = network_with_exits(model), test.form
     if held_out.form != form:
-        raise ValueError(f'held-out samples {tuple(held_out.form)} and test samples {tuple(form)} differ in height, width or views')
+        raise UserError(f'held-out samples {tuple(held_out.form)} and test samples {tuple(form)} differ in height, width or views')
     cost_gflops = form.cost_gflops(network)
     solved, judged = (HeldOutScores.from_logits(logits.logits_ESK, logits.labels_S, score) for logits in (held_out, test))
     by_gflops = tradeoff_points(solved, judged, cost_gflops, None, num_budgets)
@@ -179,7 +180,7 @@ def _check_same_trunk(static: nn.Module, network: DynPerceiver) -> None:
     assert isinstance(backbone, nn.Module)
     mine, given = (sorted(tuple(p.shape) for p in one.parameters()) for one in (static_trunk_of(network), backbone))
     if mine != given:
-        raise ValueError(
+        raise UserError(
             f"the static trunk's {len(given)} parameters have other shapes than the {len(mine)} of the network's feature branch; pass "
             'config and checkpoint of the same CNN'
         )

@@ -4,6 +4,6 @@ from .engines import ENGINES
 from .fingerprints import fingerprint_of_network
 from .freezing import FrozenNetwork, freeze
 from .runner import DynamicRunner
-from .torch_engine import TorchEngine, network_with_exits
+from .torch_engine import TorchEngine
 
-__all__ = ['ENGINES', 'DynamicRunner', 'FrozenNetwork', 'TorchEngine', 'fingerprint_of_network', 'freeze', 'network_with_exits']
+__all__ = ['ENGINES', 'DynamicRunner', 'FrozenNetwork', 'TorchEngine', 'fingerprint_of_network', 'freeze']

@@ -12,39 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynperceiver_runtime.engines.base import EngineError
 
-from ..analysis import find_network
-from ..models import DynPerceiver
 from ..structures import NetworkState
 from .folding import copy_without_hooks, share_hooks
 from .freezing import FrozenNetwork
 
-__all__ = ['TorchEngine', 'network_with_exits']
+__all__ = ['TorchEngine']
 
 FIRST_STAGE = (1, 3, 4, 4)  # of the CNN, in each segment
 
 CPU_MAP_BYTES = 32 * 2**20
 """Larger blocks the C library does not keep: every layer would get its memory from the system anew, page by page (glibc's
 DEFAULT_MMAP_THRESHOLD_MAX). Less also stays in the caches, and at the peak."""
-
-
-def network_with_exits(model: object) -> DynPerceiver:
-    """The network within a model that dynamic inference can run.
-
-    Raises:
-        EngineError: If there is none, or it has no exits.
-    """
-    if not isinstance(model, nn.Module):
-        raise EngineError(f'model is a {type(model).__name__}; pass a DynPerceiver, or a model that holds one')
-    network = find_network(model)
-    if network is None:
-        raise EngineError(f'{type(model).__name__} holds no DynPerceiver; early exits need one as its backbone')
-    if network.exits is None:
-        raise EngineError('the network was built without exits (num_classes=None), as detectors use it; build it with num_classes')
-    return network
 
 
 class TorchEngine:

@@ -20,8 +20,9 @@ from dynperceiver_runtime import ExitPolicy, PolicyError, RunResult
 
 from ..analysis import count_exit_costs
 from ..checkpoint import CheckpointError
-from ..deployment import DynamicRunner, network_with_exits
+from ..deployment import DynamicRunner
 from ..metrics import DynamicAccuracy
+from ..models import network_with_exits
 from ..registry import HOOKS
 
 __all__ = ['ExitPolicyHook', 'TimedRunner', 'read_exit_policy']

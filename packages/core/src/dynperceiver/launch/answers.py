@@ -10,28 +10,25 @@ import numpy as np
 import torch
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
-from torch import nn
 
-from ..analysis import find_network
+from dynperceiver_runtime import MissingFileError, UserError
+
+from ..data import diagnose_image
 from ..metrics import AnswerCollector, ExitAnswers
+from ..models import DynPerceiver, NetworkError, network_with_exits
 
 __all__ = ['answer_samples', 'collect_answers', 'load_sample', 'network_of']
 
 
-def network_of(runner: Runner) -> nn.Module:
+def network_of(runner: Runner) -> DynPerceiver:
     """The Dyn-Perceiver with exits, for images, in a runner's model.
 
     Raises:
-        ValueError: If there is none.
+        NetworkError: If there is none.
     """
-    model = runner.model
-    network = find_network(model)
-    if network is None:
-        raise ValueError(f'{type(model).__name__} holds no DynPerceiver; pass a config whose backbone is a dynperceiver.DynPerceiver')
-    if network.exits is None:
-        raise ValueError(f'the DynPerceiver in {type(model).__name__} has no exits to show; pass a config with num_classes in its backbone')
+    network = network_with_exits(runner.model)
     if network.num_frames > 1:
-        raise ValueError(
+        raise NetworkError(
             f'the model takes clips of {network.num_frames} frames, not images; tools/test.py --show-dir draws clips with the answers of '
             'their exits'
         )
@@ -42,7 +39,7 @@ def collect_answers(runner: Runner) -> ExitAnswers:
     """Run a runner's test, with the collector in place of its metrics.
 
     Raises:
-        ValueError: If the data set is empty or without labels, the model has no exits, or its scores are not finite.
+        UserError: If the data set is empty or without labels, the model has no exits, or its scores are not finite.
     """
     network_of(runner)
     collector = AnswerCollector()
@@ -76,6 +73,13 @@ def answer_samples(runner: Runner, samples: Sequence[Mapping[str, Any]]) -> Exit
     return ExitAnswers(np.arange(len(scores)), np.full(len(scores), -1), scores_SEK.argmax(2), scores_SEK.max(2))
 
 
+def _decode(path: str) -> None:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.load()
+
+
 def load_sample(dataset: Any, path: str | Path) -> dict[str, Any]:
     """An image file after the pipeline of a data set.
 
@@ -84,18 +88,20 @@ def load_sample(dataset: Any, path: str | Path) -> dict[str, Any]:
         path: Image file.
 
     Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it does not pass through the pipeline.
+        MissingFileError: If the file is missing.
+        UserError: If it does not pass through the pipeline.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f'image {path} is missing; check the path')
+        raise MissingFileError(f'image {path} is missing; check the path')
     try:
         sample = dataset.pipeline(dict(img_path=str(path), sample_idx=0))
     except Exception as error:  # decoders raise errors of many types
+        if not isinstance(error, UserError) and diagnose_image(str(path), _decode) is None:
+            raise  # the file is sound, so the fault is the pipeline's
         reason = f'{type(error).__name__}: {(str(error).strip() or "no reason given").splitlines()[0]}'
-        raise ValueError(
+        raise UserError(
             f'image {path} cannot be read by the pipeline of the data set ({reason}); save it again as JPEG or PNG, or leave it out'
         ) from error
     if sample is None:
-        raise ValueError(f'image {path} was sorted out by the pipeline of the data set; save it again as JPEG or PNG, or leave it out')
+        raise UserError(f'image {path} was sorted out by the pipeline of the data set; save it again as JPEG or PNG, or leave it out')
     return dict(sample)

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 
-from dynperceiver_runtime import UserError
+from dynperceiver_runtime import MissingFileError, UserError
 
 from ..data import innermost_datasets
 from ..hooks import read_exit_policy
@@ -102,10 +102,10 @@ def read_config(path: str | Path) -> Config:
     """Read a config file.
 
     Raises:
-        FileNotFoundError: If it, or one that it inherits from, is missing.
+        MissingFileError: If it, or one that it inherits from, is missing.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f'config {path} is missing; the configs that come with the project are below configs/')
+        raise MissingFileError(f'config {path} is missing; the configs that come with the project are below configs/')
     return Config.fromfile(path)
 
 
@@ -132,7 +132,7 @@ def train_config(args: argparse.Namespace) -> Config:
     """Config of a training with the flags merged in; ``--cfg-options`` have the last word.
 
     Raises:
-        FileNotFoundError: If the config or the checkpoint to resume from is missing.
+        MissingFileError: If the config or the checkpoint to resume from is missing.
         UsageError: If a flag needs something that the config lacks.
     """
     cfg = _start_config(args)
@@ -149,7 +149,7 @@ def train_config(args: argparse.Namespace) -> Config:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.load_from and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'checkpoint {cfg.load_from} to resume from is missing; --resume without a file takes the newest in the work dir'
             )
     cfg.merge_from_dict(args.cfg_options or {})
@@ -254,7 +254,7 @@ def test_config(args: argparse.Namespace) -> Config:
 
     Raises:
         CheckpointError: If the policy cannot be read.
-        FileNotFoundError: If the config or the checkpoint is missing.
+        MissingFileError: If the config or the checkpoint is missing.
         UsageError: If a flag needs something that the config lacks, or a value is out of its rule.
     """
     if args.interval < 1:
@@ -264,7 +264,7 @@ def test_config(args: argparse.Namespace) -> Config:
     _check_exit_policy(args)
     cfg = _start_config(args)
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
-        raise FileNotFoundError(f'checkpoint {args.checkpoint} is missing; train one with tools/train.py {args.config}')
+        raise MissingFileError(f'checkpoint {args.checkpoint} is missing; train one with tools/train.py {args.config}')
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         _draw_predictions(cfg, args)

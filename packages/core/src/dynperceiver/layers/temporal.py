@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 __all__ = ['TemporalShift']
 
 
@@ -22,15 +24,15 @@ class TemporalShift(nn.Module):
             ever sees its past, as online use needs.
 
     Raises:
-        ValueError: If ``num_frames`` or ``fold_div`` is too small.
+        UserError: If ``num_frames`` or ``fold_div`` is too small.
     """
 
     def __init__(self, num_frames: int, fold_div: int = 8, bidirectional: bool = True) -> None:
         super().__init__()
         if num_frames < 1:
-            raise ValueError(f'num_frames={num_frames}: a clip has at least one frame; pass the number that is sampled from a video')
+            raise UserError(f'num_frames={num_frames}: a clip has at least one frame; pass the number that is sampled from a video')
         if fold_div < 2:
-            raise ValueError(f'fold_div={fold_div}: at most half of the channels can move each way; pass 2 or more (TSM uses 8)')
+            raise UserError(f'fold_div={fold_div}: at most half of the channels can move each way; pass 2 or more (TSM uses 8)')
         self.num_frames = num_frames
         self.fold_div = fold_div
         self.bidirectional = bidirectional
@@ -39,11 +41,11 @@ class TemporalShift(nn.Module):
         """Shift a map (B, C, H, W), keeping its memory format.
 
         Raises:
-            ValueError: If B is not a multiple of ``num_frames``.
+            UserError: If B is not a multiple of ``num_frames``.
         """
         rows, channels = feature_BCHW.shape[:2]
         if rows % self.num_frames:
-            raise ValueError(
+            raise UserError(
                 f'{rows} frames are no whole number of clips of {self.num_frames} frames; sample {self.num_frames} frames per clip or '
                 'build the model with the number of frames that the pipeline gives'
             )

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from mmengine.logging import print_log
 
+from dynperceiver_runtime import UserError
+
 from ..registry import METRICS
 from .collection import ExitScoresMetric, check_scores
 from .multi_exit_accuracy import label_ranks
@@ -73,11 +75,11 @@ class DynamicAccuracy(ExitScoresMetric):
         """Keep what is needed of every sample of a batch.
 
         Raises:
-            ValueError: If a sample did not leave at an exit, or has no label.
+            UserError: If a sample did not leave at an exit, or has no label.
         """
         for sample in data_samples:
             if 'exit_index' not in sample:
-                raise ValueError(
+                raise UserError(
                     f'a data sample has no exit_index, but only {", ".join(sample)}; {type(self).__name__} needs dynamic inference: test '
                     'with --exit-policy, or use MultiExitAccuracy for a model that gives the scores of all exits'
                 )
@@ -87,7 +89,7 @@ class DynamicAccuracy(ExitScoresMetric):
         """Add rank of the label, exit and time of each sample to ``results``.
 
         Raises:
-            ValueError: If a score is not finite, or a label is no class number.
+            UserError: If a score is not finite, or a label is no class number.
         """
         check_scores(scores_SEK, labels_S, 'an accuracy')
         records_S = np.empty(len(labels_S), RECORD)
@@ -101,10 +103,10 @@ class DynamicAccuracy(ExitScoresMetric):
         """Metrics over all samples; also logs them as a table.
 
         Raises:
-            ValueError: If there is no sample.
+            UserError: If there is no sample.
         """
         if not results:
-            raise ValueError('there are no samples to measure dynamic inference on; the test set is empty, check its annotation file')
+            raise UserError('there are no samples to measure dynamic inference on; the test set is empty, check its annotation file')
         records_S = np.array(results, RECORD)
         costs = () if self.run is None else self.run.cost_gflops
         counts_E = np.bincount(records_S['exit'], minlength=len(costs))

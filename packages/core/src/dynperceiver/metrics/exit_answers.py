@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
+
 from .collection import ExitScoresMetric, check_scores
 
 __all__ = ['AnswerCollector', 'ExitAnswers']
@@ -74,6 +76,6 @@ class AnswerCollector(ExitScoresMetric):
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Join the samples to ``answers``; there are no metrics."""
         if not results:
-            raise ValueError('there are no samples to show; the data set is empty, check its annotation file')
+            raise UserError('there are no samples to show; the data set is empty, check its annotation file')
         self.answers = ExitAnswers(*(np.stack(column) for column in zip(*results, strict=True)))
         return {}

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dynperceiver_runtime import UserError
+
 from ..metrics import ExitAnswers
 from .files import load_pyplot, save_figure
 
@@ -123,16 +125,16 @@ def choose_groups(
         threshold: Confidence that lets a sample leave.
 
     Raises:
-        ValueError: If there is no easy or no hard sample, or ``num`` is less than 1.
+        UserError: If there is no easy or no hard sample, or ``num`` is less than 1.
     """
     if num < 1:
-        raise ValueError(f'num={num}: show 1 or more images per group')
+        raise UserError(f'num={num}: show 1 or more images per group')
     total, num_exits = answers.right_SE.shape
     easy, hard, gaining = answers.easy(), answers.hard(), answers.gaining()
     for number, rows in ((1, easy), (num_exits, gaining)):
         if not len(rows):
             kind = 'easy' if number == 1 else 'hard'
-            raise ValueError(
+            raise UserError(
                 f'exit {number} is right on none of the {total} images, so there is no {kind} one to show; check that the checkpoint is '
                 'trained and that its labels are those of this data set, or use a larger data set'
             )
@@ -227,10 +229,10 @@ def sample_image(sample: Mapping[str, Any]) -> np.ndarray:
     """The image of a sample as the model sees it, RGB of shape (H, W, 3), uint8.
 
     Raises:
-        ValueError: If the sample's ``inputs`` are no such image.
+        UserError: If the sample's ``inputs`` are no such image.
     """
     inputs = sample['inputs']
     if not isinstance(inputs, torch.Tensor) or inputs.dtype != torch.uint8 or inputs.dim() != 3 or inputs.shape[0] != 3:
         found = f'{inputs.dtype} of shape {tuple(inputs.shape)}' if isinstance(inputs, torch.Tensor) else type(inputs).__name__
-        raise ValueError(f'the pipeline gives {found} as inputs, but a picture is drawn from an uint8 image of shape (3, H, W)')
+        raise UserError(f'the pipeline gives {found} as inputs, but a picture is drawn from an uint8 image of shape (3, H, W)')
     return np.asarray(inputs.permute(1, 2, 0).cpu().numpy())

@@ -19,14 +19,15 @@ import numpy as np
 from .exit_rule import first_exit, reaches
 from .policy_file import PolicyError, PolicyRecord, fingerprint_of_arrays, read_policy_file, write_policy_file
 from .scores import SCORES, check_score, check_temperature, log_odds, score_samples, to_probability
-from .thresholds import NEVER, PROBABILITY_TOLERANCE, decision_threshold, largest_decision_threshold, log_odds_of_scores
+from .thresholds import NEVER, TIE_TOLERANCE, decision_threshold, largest_decision_threshold, log_odds_of_scores
 
-__all__ = ['NEVER', 'SCALES', 'SCORES', 'ExitPolicy', 'PolicyError', 'PolicyRecord', 'fingerprint_of_arrays']
+__all__ = ['NEVER', 'SCALES', 'SCORES', 'TIE_TOLERANCE', 'ExitPolicy', 'PolicyError', 'PolicyRecord', 'fingerprint_of_arrays']
 
 SCALES = ('log_odds', 'probability')
 """What a policy compares: log-odds in float64, or float32 scores as files of version 1 do."""
 
 REPLAY_SAMPLES = 4096  # replayed at once
+NEARLY_ONE = 0.9999  # from here on four digits do not tell thresholds apart
 AGREEMENT = 1e-9  # of log-odds with thresholds, relative: rounding of the conversion
 
 
@@ -127,7 +128,7 @@ class ExitPolicy:
 
     def _find_decision_thresholds(self) -> tuple[float, ...]:
         if self.scale == 'probability':
-            return tuple(math.inf if threshold > 1 else threshold - PROBABILITY_TOLERANCE for threshold in self.thresholds)
+            return tuple(math.inf if threshold > 1 else threshold - TIE_TOLERANCE for threshold in self.thresholds)
         return tuple(map(decision_threshold, self.thresholds)) if self.log_odds is None else self.log_odds
 
     @property
@@ -145,6 +146,15 @@ class ExitPolicy:
     def temperatures(self) -> tuple[float, ...]:
         """Temperature per exit."""
         return self.temperature if isinstance(self.temperature, tuple) else (self.temperature,) * self.num_exits
+
+    def threshold_in_words(self, exit_index: int) -> str:
+        """The threshold of an exit but the last, for people; close to 1 what is missing to 1, for example ``1-3e-09``."""
+        threshold, decisive = self.thresholds[exit_index], self.decision_thresholds[exit_index]
+        if threshold > 1:
+            return 'never'
+        if threshold <= NEARLY_ONE or self.log_odds is None:
+            return f'{threshold:.4f}'
+        return f'1-{float(to_probability(-decisive)):.0e}'
 
     def _check_exit(self, exit_index: int) -> None:
         if not 0 <= exit_index < self.num_exits:
@@ -190,13 +200,12 @@ class ExitPolicy:
     def _from_scores(self, score_S: np.ndarray, exit_index: int) -> np.ndarray:
         """Decision scores of which only the scores are known."""
         score_S = np.asarray(score_S)
-        wrong_S = ~((score_S >= 0) & (score_S <= 1))
-        if wrong_S.any():
-            first = int(wrong_S.argmax())
-            raise ValueError(
-                f'exit {exit_index + 1}: {int(wrong_S.sum())} of {score_S.size} scores are no numbers from 0 to 1 (the first is {score_S[first]} '
-                f'of sample {first}); take them from score_of, which says what is wrong'
-            )
+        for what, wrong_S in (('not finite', ~np.isfinite(score_S)), ('not from 0 to 1', (score_S < 0) | (score_S > 1))):
+            if wrong_S.any():
+                raise ValueError(
+                    f'exit {exit_index + 1}: {int(wrong_S.sum())} of {score_S.size} scores are {what} (the first is that of sample '
+                    f'{int(wrong_S.argmax())}); scores are numbers from 0 to 1: take them from score_of, which says what is wrong with logits'
+                )
         return log_odds_of_scores(score_S) if self.scale == 'log_odds' else score_S
 
     def leaves(self, exit_index: int, score_S: np.ndarray) -> np.ndarray:

@@ -12,12 +12,22 @@ import numpy as np
 
 from .scores import LARGEST_LOG_ODDS, to_log_odds, to_probability
 
-__all__ = ['NEVER', 'decision_threshold', 'largest_decision_threshold', 'log_odds_below', 'log_odds_between', 'log_odds_of_scores']
+__all__ = [
+    'NEVER',
+    'TIE_TOLERANCE',
+    'decision_threshold',
+    'largest_decision_threshold',
+    'log_odds_below',
+    'log_odds_between',
+    'log_odds_of_scores',
+]
 
 NEVER = 2.0
 """Threshold at which nobody leaves."""
 
-PROBABILITY_TOLERANCE = 5e-6
+TIE_TOLERANCE = 5e-6
+"""How far below a threshold, in probability, a score may be that of the same sample, rounded differently."""
+
 LOG_ODDS_TOLERANCE = 2e-5  # the same at a score of one half, where a step in log-odds is four steps in probability
 
 
@@ -52,7 +62,7 @@ def log_odds_below(log_odds: float) -> float:
     than 1: there a step in probability would take in samples that are told apart well. Float32's rounding of logits is as fine.
     """
     if log_odds <= 0:
-        return float(to_log_odds(max(float(to_probability(log_odds)) - PROBABILITY_TOLERANCE, 0.0)))
+        return float(to_log_odds(max(float(to_probability(log_odds)) - TIE_TOLERANCE, 0.0)))
     return log_odds - LOG_ODDS_TOLERANCE * max(1.0, log_odds)
 
 

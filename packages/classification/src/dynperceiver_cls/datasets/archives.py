@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dynperceiver_runtime import UserError
+
 from .base import ImageDataset, in_words
 
 __all__ = ['Archive', 'ArchiveDataset']
@@ -54,8 +56,8 @@ class ArchiveDataset(ImageDataset):
         kwargs: Passed on to :class:`ImageDataset`.
 
     Raises:
-        FileNotFoundError: If the data is missing (with ``lazy_init=True``: when first needed).
-        ValueError: If it is broken, or ``metainfo['classes']`` differs from the archive's.
+        MissingFileError: If the data is missing (with ``lazy_init=True``: when first needed).
+        UserError: If it is broken, or ``metainfo['classes']`` differs from the archive's.
     """
 
     entry_name = 'entry'
@@ -74,7 +76,7 @@ class ArchiveDataset(ImageDataset):
         archive = self._archive = self.open_archive(self.ann_file)
         given = self.given_classes()
         if given not in (None, archive.classes):
-            raise ValueError(
+            raise UserError(
                 f"metainfo['classes'] is {in_words(given, 10)} ({len(given)}), but {self.ann_file} has {in_words(archive.classes, 10)} "
                 f'({len(archive.classes)}); leave the classes out of the config, or give them as they are there, in that order.'
             )

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset
 
 from dynperceiver.data import BadSampleMixin, Fault, Reason, diagnose_image, first_line
+from dynperceiver_runtime import MissingFileError, UserError
 
 from ..transforms import decode_image
 
@@ -36,15 +37,15 @@ class ImageDataset(BadSampleMixin, BaseDataset):
         kwargs: Passed on to ``BaseDataset`` and :class:`~dynperceiver.data.BadSampleMixin` (``source``).
 
     Raises:
-        FileNotFoundError: If files or folders are missing (with ``lazy_init=True``: when the data is first needed).
-        ValueError: If what is there is not as the arguments say.
+        MissingFileError: If files or folders are missing (with ``lazy_init=True``: when the data is first needed).
+        UserError: If what is there is not as the arguments say.
     """
 
     def __init__(self, *args: Any, part: str = 'all', holdout: float | None = None, **kwargs: Any) -> None:
         if part not in PARTS:
-            raise ValueError(f"part={part!r} must be one of {PARTS}; 'all' takes every image.")
+            raise UserError(f"part={part!r} must be one of {PARTS}; 'all' takes every image.")
         if part != 'all' and (holdout is None or not 0 < holdout < 1):
-            raise ValueError(f'holdout={holdout} must lie in (0, 1) with part={part!r}; holdout=0.1 holds out a tenth of every class.')
+            raise UserError(f'holdout={holdout} must lie in (0, 1) with part={part!r}; holdout=0.1 holds out a tenth of every class.')
         self.part = part
         self.holdout = holdout
         super().__init__(*args, **kwargs)
@@ -70,17 +71,17 @@ class ImageDataset(BadSampleMixin, BaseDataset):
         """Keep one part of the samples.
 
         Raises:
-            ValueError: If a class has too few images to be split, or an image has no label.
+            UserError: If a class has too few images to be split, or an image has no label.
         """
         if self.part == 'all':
             return self.data_list
         if any('gt_label' not in info for info in self.data_list):
-            raise ValueError(f"{self.ann_file}: part={self.part!r} needs a label for every image; use part='all' for unlabelled images.")
+            raise UserError(f"{self.ann_file}: part={self.part!r} needs a label for every image; use part='all' for unlabelled images.")
         counts = Counter(info['gt_label'] for info in self.data_list)
         num_first = {label: count - max(1, round(count * self.holdout)) for label, count in counts.items()}
         short = sorted(label for label, count in num_first.items() if count < 1)
         if short:
-            raise ValueError(
+            raise UserError(
                 f'{self.ann_file}: with holdout={self.holdout}, classes {in_words(short)} have no image left for training '
                 f'(class {short[0]} has {counts[short[0]]}); lower holdout, or add images.'
             )
@@ -122,21 +123,21 @@ class ImageDataset(BadSampleMixin, BaseDataset):
         """Return ``metainfo['classes']``, or None if it was not given.
 
         Raises:
-            FileNotFoundError: If it is the name of a class list file that is missing.
-            ValueError: If it is not a list of different names.
+            MissingFileError: If it is the name of a class list file that is missing.
+            UserError: If it is not a list of different names.
         """
         classes = self._metainfo.get('classes')
         if classes is None:
             return None
         if isinstance(classes, str):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"metainfo['classes'] is {classes!r}, but there is no such file (relative paths count from {os.getcwd()}); give a text "
                 "file with a class per line, or the names themselves: metainfo=dict(classes=('cat', 'dog'))."
             )
         names = tuple(classes)
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if not names or repeated or not all(isinstance(name, str) and name.strip() for name in names):
-            raise ValueError(
+            raise UserError(
                 "metainfo['classes'] must be different names, but "
                 + (f'repeats {in_words(list(map(repr, repeated)))}' if repeated else f'is {in_words(list(map(repr, names))) or "empty"}')
                 + "; write metainfo=dict(classes=('cat', 'dog')), or name a text file with a class per line."
@@ -150,7 +151,7 @@ class ImageDataset(BadSampleMixin, BaseDataset):
             kind: ``'file'`` or ``'folder'``.
             path: The missing one.
         """
-        return FileNotFoundError(
+        return MissingFileError(
             f'Data not found: {kind} {path} is missing; the data set comes from '
             f'{self.source or "a source that its config does not name"}.\n'
             f'Relative paths count from {os.getcwd()}. Put the data there, or set data_root, data_prefix and ann_file in the config.'

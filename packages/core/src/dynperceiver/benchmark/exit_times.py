@@ -13,7 +13,7 @@ from dynperceiver_runtime import DynamicRunner as EngineRunner
 
 from ..calibration.held_out_logits import batch_images
 from ..deployment.runner import DynamicRunner
-from ..deployment.torch_engine import network_with_exits
+from ..models import network_with_exits
 from .timing import machine_description, time_calls
 
 __all__ = ['measure_exit_ms', 'time_exits']

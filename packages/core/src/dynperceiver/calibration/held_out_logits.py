@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from ..analysis import count_exit_costs
 from ..deployment.runner import DynamicRunner
-from ..deployment.torch_engine import network_with_exits
-from ..models import DynPerceiver
+from ..models import DynPerceiver, network_with_exits
 
 __all__ = ['HeldOutLogits', 'SampleForm', 'batch_images', 'collect_logits', 'sample_form']
 

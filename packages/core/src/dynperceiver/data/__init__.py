@@ -2,7 +2,7 @@
 
 from .bad_samples import BadSampleError, BadSampleMixin, DatasetError
 from .faults import Fault, Reason
-from .generated import is_generated, make_folder
+from .generated import is_generated, load_digits, make_folder
 from .images import diagnose_image, first_line, jpeg_looks_cut
 from .wrappers import innermost_datasets
 
@@ -17,5 +17,6 @@ __all__ = [
     'innermost_datasets',
     'is_generated',
     'jpeg_looks_cut',
+    'load_digits',
     'make_folder',
 ]

@@ -3,17 +3,7 @@
 from .engines import ENGINES
 from .fingerprints import fingerprint_of_network
 from .freezing import FreezeError, FrozenNetwork, freeze
-from .networks import network_with_exits
 from .runner import DynamicRunner
 from .torch_engine import TorchEngine
 
-__all__ = [
-    'ENGINES',
-    'DynamicRunner',
-    'FreezeError',
-    'FrozenNetwork',
-    'TorchEngine',
-    'fingerprint_of_network',
-    'freeze',
-    'network_with_exits',
-]
+__all__ = ['ENGINES', 'DynamicRunner', 'FreezeError', 'FrozenNetwork', 'TorchEngine', 'fingerprint_of_network', 'freeze']

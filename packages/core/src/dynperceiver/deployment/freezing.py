@@ -15,10 +15,9 @@ from torch import nn
 from dynperceiver_runtime.engines.manifest import is_count
 
 from ..analysis import count_exit_costs
-from ..models import DynPerceiver
+from ..models import DynPerceiver, network_with_exits
 from .fingerprints import fingerprint_of_network
 from .folding import fold_by_name
-from .networks import network_with_exits
 from .verification import FreezeError, Reference, verify_frozen, verify_samples
 
 __all__ = ['FreezeError', 'FrozenNetwork', 'freeze']
@@ -62,7 +61,7 @@ def freeze(network: nn.Module, image_size: Sequence[int] = (224, 224), *, folded
     Raises:
         FreezeError: If the network cannot run on such images, its logits are no finite numbers, the frozen network's differ, or a layer
             mixes the samples of a batch.
-        EngineError: If the model holds no network with exits.
+        NetworkError: If the model holds no network with exits.
     """
     source = network_with_exits(network)
     height, width = _check_size(image_size)

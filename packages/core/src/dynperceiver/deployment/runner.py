@@ -14,10 +14,10 @@ from torch import nn
 from dynperceiver_runtime import DynamicRunner as EngineRunner
 from dynperceiver_runtime import Engine, EngineError, ExitPolicy
 
+from ..models import network_with_exits
 from .engines import ENGINES
 from .fingerprints import fingerprint_of_network
 from .freezing import freeze
-from .torch_engine import network_with_exits
 
 __all__ = ['DynamicRunner']
 

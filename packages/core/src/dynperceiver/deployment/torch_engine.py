@@ -19,9 +19,8 @@ from dynperceiver_runtime.engines.base import EngineError, check_images
 from ..layers import copy_without_hooks, share_hooks
 from ..structures import NetworkState
 from .freezing import FrozenNetwork
-from .networks import network_with_exits
 
-__all__ = ['TorchEngine', 'network_with_exits']
+__all__ = ['TorchEngine']
 
 FIRST_STAGE = (1, 3, 4, 4)  # of the CNN, in each segment
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..layers import BlockSequence
 from .base import FeatureBranch, ResidualBlock, ShiftFactory, initialize_convolutions
 
@@ -111,10 +113,10 @@ class ResNetVariant:
         """Build the branch; ``width`` multiplies every channel count, the stem's included.
 
         Raises:
-            ValueError: If ``width`` is no positive multiple of 1/8 (64 * width channels must be a multiple of 8).
+            UserError: If ``width`` is no positive multiple of 1/8 (64 * width channels must be a multiple of 8).
         """
         if width <= 0 or (64 * width) % 8:
-            raise ValueError(
+            raise UserError(
                 f'width={width} for {self.name}: 64 * width stem channels must be a positive multiple of 8; choose a multiple of 0.125, '
                 'for example 0.375, 0.5, 0.625, 0.75 or 1.0'
             )

@@ -6,7 +6,7 @@ from .checkpoint_file import CheckpointFileHook, checkpoint_name
 from .class_names import ClassNamesHook
 from .draw_exits import DrawExitsHook, describe_exits, write_below
 from .exit_policy import ExitPolicyHook, TimedRunner, read_exit_policy
-from .non_finite_loss import NonFiniteLossHook
+from .non_finite_loss import NonFiniteError, NonFiniteLossHook
 from .reference_checkpoint import ReferenceCheckpointHook
 from .resumable_randomness import ResumableRandomnessHook, SeedSample
 from .skipped_samples import SkippedSampleHook
@@ -18,6 +18,7 @@ __all__ = [
     'ClassNamesHook',
     'DrawExitsHook',
     'ExitPolicyHook',
+    'NonFiniteError',
     'NonFiniteLossHook',
     'ReferenceCheckpointHook',
     'ResumableRandomnessHook',

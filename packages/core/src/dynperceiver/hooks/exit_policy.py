@@ -20,8 +20,9 @@ from dynperceiver_runtime import ExitPolicy, PolicyError, RunResult
 
 from ..analysis import count_exit_costs
 from ..checkpoint import CheckpointError
-from ..deployment import DynamicRunner, network_with_exits
+from ..deployment import DynamicRunner
 from ..metrics import DynamicAccuracy
+from ..models import network_with_exits
 from ..registry import HOOKS
 
 __all__ = ['ExitPolicyHook', 'TimedRunner', 'read_exit_policy']
@@ -145,7 +146,7 @@ class ExitPolicyHook(Hook):
             raise CheckpointError(f'{self.policy}: {error}') from error
         model.dynamic_runner = timed
         _tell_metrics(runner, timed)
-        thresholds = ', '.join(f'{threshold:.4g}' for threshold in policy.thresholds)
+        thresholds = ', '.join(map(policy.threshold_in_words, range(policy.num_exits - 1)))
         print_log(f'dynamic inference by {self.policy}: {policy.score} reaches {thresholds} ({self.backend})', logger='current')
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

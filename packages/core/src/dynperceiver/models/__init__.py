@@ -4,6 +4,7 @@ from ..feature_branches import build_feature_branch  # registers dynperceiver.Fe
 from .build import build_model
 from .dyn_perceiver import DynPerceiver, Segment
 from .exits import EarlyFeatureExit, ExitHeads, FeatureExit, ForwardKnowledgeTransfer, LatentExit, MergedExit
+from .finding import NetworkError, find_network, find_networks, network_with_exits
 from .latent_branch import LatentBranch
 from .static_trunk import StaticTrunk, build_static_trunk
 
@@ -16,9 +17,13 @@ __all__ = [
     'LatentBranch',
     'LatentExit',
     'MergedExit',
+    'NetworkError',
     'Segment',
     'StaticTrunk',
     'build_feature_branch',
     'build_model',
     'build_static_trunk',
+    'find_network',
+    'find_networks',
+    'network_with_exits',
 ]

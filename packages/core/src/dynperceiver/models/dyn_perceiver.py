@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..feature_branches import FeatureBranch, check_levels
 from ..structures import NetworkState
 from .exits import ExitHeads
@@ -102,7 +104,7 @@ class DynPerceiver(nn.Module):
             ValueError: If the shape is not that of whole samples.
         """
         if images_BCHW.dim() != 4 or images_BCHW.shape[0] % self.num_frames:
-            raise ValueError(
+            raise UserError(
                 f'input of shape {tuple(images_BCHW.shape)}: pass images as (B, 3, H, W), for video with the frames of the clips in the '
                 f'batch axis (B = clips * {self.num_frames})'
             )
@@ -160,7 +162,7 @@ class DynPerceiver(nn.Module):
             ValueError: If the network was built without exits.
         """
         if self.exits is None:
-            raise ValueError('num_classes=None built this network without exits; call pyramid() for x_1..x_4, or build it with num_classes')
+            raise UserError('num_classes=None built this network without exits; call pyramid() for x_1..x_4, or build it with num_classes')
         return tuple(logits_SK for logits_SK, _ in self.run(self.start(images_BCHW)) if logits_SK is not None)
 
     def pyramid(self, images_BCHW: Tensor, levels: Sequence[int] = (1, 2, 3, 4)) -> tuple[Tensor, ...]:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynperceiver_runtime import UserError
+
 from .files import load_pyplot, save_figure
 from .gallery import Card
 
@@ -39,7 +41,7 @@ def attention_grid(weights_HNM: Tensor) -> np.ndarray:
     num_keys = weights_HNM.shape[-1]
     side = isqrt(num_keys)
     if side**2 != num_keys:
-        raise ValueError(f'{num_keys} keys are no square grid; pass the attention by which the latent code reads the feature map')
+        raise UserError(f'{num_keys} keys are no square grid; pass the attention by which the latent code reads the feature map')
     mean_M = weights_HNM.float().mean((0, 1))
     return np.asarray((num_keys * mean_M).reshape(side, side).cpu().numpy())
 

@@ -1,4 +1,4 @@
-"""The trade-off of a trained network on this machine: measured, drawn, and written as a table.
+"""The trade-off of a trained network on this machine, measured.
 
 Shape suffixes: E exits, S samples, P policies.
 """
@@ -6,23 +6,24 @@ Shape suffixes: E exits, S samples, P policies.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..benchmark.speed import eager_call, measure_speed, static_trunk_of, time_policies
-from ..benchmark.timing import num_torch_threads
+from dynperceiver_runtime import UserError
+
 from ..calibration import HeldOutScores
 from ..calibration.held_out_logits import HeldOutLogits, batch_images
+from ..calibration.tradeoff import DYNAMIC, EXIT, MEASURED, STATIC, TradeoffPoints, TradeoffRow, tradeoff_points
 from ..deployment.runner import DynamicRunner
-from ..deployment.torch_engine import network_with_exits
-from ..models import DynPerceiver
-from .tradeoff import DYNAMIC, EXIT, MEASURED, STATIC, TradeoffPoints, TradeoffRow, draw_tradeoff, tradeoff_points, write_tradeoff_csv
+from ..models import DynPerceiver, network_with_exits
+from .speed import eager_call, measure_speed, static_trunk_of, time_policies
+from .timing import num_torch_threads
 
-__all__ = ['plot_tradeoff', 'trunk_accuracy']
+__all__ = ['TradeoffReport', 'measure_tradeoff', 'trunk_accuracy']
 
 CROSS_BYTES = 2**30  # of float32 images that are held while policies are timed
 Progress = Callable[[str, Iterable[Any]], Iterable[Any]]
@@ -33,7 +34,7 @@ def _silent(what: str, items: Iterable[Any]) -> Iterable[Any]:
 
 
 def trunk_accuracy(model: nn.Module, loader: Any, progress: Progress = _silent) -> float:
-    """Share of a loader's samples that a classifier on a static trunk gets right.
+    """Fraction of a loader's samples that a classifier on a static trunk gets right.
 
     Args:
         model: The classifier, with its backbone and data preprocessor.
@@ -41,7 +42,7 @@ def trunk_accuracy(model: nn.Module, loader: Any, progress: Progress = _silent) 
         progress: Goes through the loader and shows how far it is.
 
     Raises:
-        ValueError: If there are no samples.
+        UserError: If there are no samples.
     """
     right = total = 0
     for batch in progress('static trunk', loader):
@@ -51,7 +52,7 @@ def trunk_accuracy(model: nn.Module, loader: Any, progress: Progress = _silent) 
         right += int((eager_call(backbone, images_BCHW)().argmax(1) == label_S).sum())
         total += len(label_S)
     if not total:
-        raise ValueError('there are no samples to judge the static trunk on; check the test data')
+        raise UserError('there are no samples to judge the static trunk on; check the test data')
     return right / total
 
 
@@ -70,25 +71,39 @@ def _measured_rows(
     mean_ms_P, exit_index_PS = time_policies(runner, samples, policies)
     rows, lines = [], []
     for number, policy, mean_ms, exit_S in zip(numbers, policies, mean_ms_P.tolist(), exit_index_PS, strict=True):
-        share_E = np.bincount(exit_S, minlength=test.num_exits) / len(exit_S)
+        fraction_E = np.bincount(exit_S, minlength=test.num_exits) / len(exit_S)
         accuracy = float(test.correct_ES[exit_S, index_S].mean())
-        said_ms = float(share_E @ np.asarray(costs['cost_ms']))
+        said_ms = float(fraction_E @ np.asarray(costs['cost_ms']))
         rows.append(
             TradeoffRow.of(
-                MEASURED, f'{number + 1} of {len(points.policies)}', float(share_E @ np.asarray(costs['cost_gflops'])), mean_ms, accuracy,
-                len(exit_S), exit_shares=tuple(share_E.tolist()), thresholds=policy.thresholds,
+                MEASURED, f'{number + 1} of {len(points.policies)}', float(fraction_E @ np.asarray(costs['cost_gflops'])), mean_ms, accuracy,
+                len(exit_S), exit_fractions=tuple(fraction_E.tolist()), thresholds=policy.thresholds,
             )
         )  # fmt: skip
         lines.append(f'budget {number + 1}: {mean_ms:.3f} ms measured, {said_ms:.3f} ms by the exits ({mean_ms / said_ms:.2f})')
     return rows, lines
 
 
-def plot_tradeoff(
+@dataclass(frozen=True)
+class TradeoffReport:
+    """What was measured.
+
+    Attributes:
+        rows: The points.
+        caption: Where they come from, for a picture.
+        text: What was found, for people.
+    """
+
+    rows: tuple[TradeoffRow, ...]
+    caption: str
+    text: str
+
+
+def measure_tradeoff(
     model: nn.Module,
     loader: Any,
     held_out: HeldOutLogits,
     test: HeldOutLogits,
-    picture: str | Path,
     *,
     backend: str = 'onnxruntime',
     score: str = 'confidence',
@@ -99,17 +114,15 @@ def plot_tradeoff(
     num_threads: int | None = None,
     rounds: int = 25,
     static: nn.Module | None = None,
-    title: str = '',
     progress: Progress = _silent,
-) -> str:
-    """Measure the exits, solve and judge policies, and write the picture and, beside it, every point as CSV.
+) -> TradeoffReport:
+    """Measure the exits on this machine, and solve and judge policies.
 
     Args:
         model: Classifier or recognizer with its weights loaded.
         loader: Loader of the test samples, in the order of ``test``.
         held_out: Logits that policies are solved on.
         test: Logits that they are judged on.
-        picture: Picture to write; its ending says the format.
         backend: Where times are taken.
         score: How sure an exit is.
         num_budgets: Points of a curve.
@@ -119,18 +132,17 @@ def plot_tradeoff(
         num_threads: Threads; default PyTorch's.
         rounds: Rounds in which all calls take turns.
         static: A trained classifier on the network's static trunk.
-        title: Title.
         progress: Goes through items and shows how far it is.
 
     Returns:
-        What was found, for people.
+        The points, and what was found, for people.
 
     Raises:
-        ValueError: If logits, network and static trunk do not go together.
+        UserError: If logits, network and static trunk do not go together.
     """
     network, form = network_with_exits(model), test.form
     if held_out.form != form:
-        raise ValueError(f'held-out samples {tuple(held_out.form)} and test samples {tuple(form)} differ in height, width or views')
+        raise UserError(f'held-out samples {tuple(held_out.form)} and test samples {tuple(form)} differ in height, width or views')
     cost_gflops = form.cost_gflops(network)
     solved, judged = (HeldOutScores.from_logits(logits.logits_ESK, logits.labels_S, score) for logits in (held_out, test))
     by_gflops = tradeoff_points(solved, judged, cost_gflops, None, num_budgets)
@@ -142,7 +154,7 @@ def plot_tradeoff(
         accuracy = trunk_accuracy(static, loader, progress)
     with num_torch_threads(num_threads):
         report = measure_speed(
-            network, [backend], sorted({1, *batch_sizes}), (form.height, form.width), exit_shares=mix.exit_shares, rounds=rounds
+            network, [backend], sorted({1, *batch_sizes}), (form.height, form.width), exit_fractions=mix.exit_fractions, rounds=rounds
         )
         single = {row['name']: row['ms'] * form.views for row in report['rows'] if row['batch_size'] == 1}
         cost_ms = tuple(np.maximum.accumulate([single[f'exit {k + 1}'] for k in range(judged.num_exits)]).tolist())
@@ -160,10 +172,7 @@ def plot_tradeoff(
             more, lines = _measured_rows(model, loader, points, points.spread(num_crosses), index_S, judged, **costs)
             rows += more
     caption = _caption(mix, cost_gflops, report, backend, len(index_S) if num_crosses else 0)
-    draw_tradeoff(rows, picture, title, caption)
-    table = Path(picture).with_suffix('.csv')
-    write_tradeoff_csv(rows, table)
-    return '\n'.join([*_exit_lines(rows), *lines, caption, f'{picture} and {table} are written'])
+    return TradeoffReport(tuple(rows), caption, '\n'.join([*_exit_lines(rows), *lines, caption]))
 
 
 def _check_same_trunk(static: nn.Module, network: DynPerceiver) -> None:
@@ -171,7 +180,7 @@ def _check_same_trunk(static: nn.Module, network: DynPerceiver) -> None:
     assert isinstance(backbone, nn.Module)
     mine, given = (sorted(tuple(p.shape) for p in one.parameters()) for one in (static_trunk_of(network), backbone))
     if mine != given:
-        raise ValueError(
+        raise UserError(
             f"the static trunk's {len(given)} parameters have other shapes than the {len(mine)} of the network's feature branch; pass "
             'config and checkpoint of the same CNN'
         )
@@ -188,13 +197,13 @@ def _exit_lines(rows: Sequence[TradeoffRow]) -> list[str]:
 def _caption(mix: TradeoffRow, cost_gflops: Sequence[float], report: dict[str, Any], backend: str, num_crossed: int) -> str:
     phrases = ';\n'.join(report['crossovers'][backend])
     crosses = f' Crosses: {num_crossed} of the test samples.' if num_crossed else ''
-    shares = ' / '.join(f'{100 * share:.0f}' for share in mix.exit_shares)
+    fractions = ' / '.join(f'{100 * fraction:.0f}' for fraction in mix.exit_fractions)
     return '\n'.join(
         [
             f'Milliseconds: {backend}, batch size 1, {report["machine"]}. Bars and band: 95 % (Wilson).{crosses} The curve ends where more '
             'budget buys nothing on the held-out samples.',
             f'The policy within half a point of the full network on held-out samples: {100 * mix.gflops / cost_gflops[-1]:.0f} % of its '
-            f'GFLOPs, {shares} % of the samples at exits 1-{len(mix.exit_shares)}, {100 * mix.accuracy:.1f} % right.',
+            f'GFLOPs, {fractions} % of the samples at exits 1-{len(mix.exit_fractions)}, {100 * mix.accuracy:.1f} % right.',
             f'Crossover: {phrases}.',
         ]
     )

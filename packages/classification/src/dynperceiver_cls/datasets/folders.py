@@ -9,8 +9,10 @@ from typing import Any
 
 from mmengine.logging import print_log
 
+from dynperceiver.data import in_words
+
 from ..registry import DATASETS
-from .base import ImageDataset, in_words
+from .base import ImageDataset
 
 __all__ = ['IMAGE_EXTENSIONS', 'ImageFolder', 'find_images', 'list_folders']
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from dynperceiver.data import in_words
+
 from ..registry import DATASETS
-from .base import in_words
 from .folders import ImageFolder, list_folders
 from .lists import read_name_label_list, require_images
 

@@ -11,6 +11,7 @@ from .non_finite_loss import NonFiniteLossHook
 from .reference_checkpoint import ReferenceCheckpointHook
 from .resumable_randomness import ResumableRandomnessHook, SeedSample
 from .skipped_samples import SkippedSampleHook
+from .split_record import SplitRecordHook, split_records
 from .test_scalars import TestScalarsHook
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     'ResumableRandomnessHook',
     'SeedSample',
     'SkippedSampleHook',
+    'SplitRecordHook',
     'SyncAveragedBuffersHook',
     'TestScalarsHook',
     'TimedRunner',
@@ -31,5 +33,6 @@ __all__ = [
     'describe_exits',
     'innermost_datasets',
     'read_exit_policy',
+    'split_records',
     'write_below',
 ]

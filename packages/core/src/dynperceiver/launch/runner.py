@@ -12,7 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..data import BadSampleError, DatasetError
-from ..hooks import CheckpointError, CheckpointFileHook
+from ..hooks import CheckpointError, CheckpointFileHook, SplitRecordHook
 from ..inference import BackendError, PolicyError
 from .options import UsageError
 
@@ -39,11 +39,15 @@ def prepare_cpu_processes(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Runner of a config, of the config's own ``runner_type`` where it names one; it names the checkpoint file that it cannot load."""
+    """Runner of a config, of the config's own ``runner_type`` where it names one; it names the checkpoint file that it cannot load.
+
+    What a checkpoint needs to be calibrated is kept in it; see :class:`~dynperceiver.hooks.SplitRecordHook`.
+    """
     prepare_cpu_processes(cfg)
     runner: Runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if not any(isinstance(hook, CheckpointFileHook) for hook in runner.hooks):
-        runner.register_hook(CheckpointFileHook())
+    for kind in (CheckpointFileHook, SplitRecordHook):
+        if not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
     return runner
 
 

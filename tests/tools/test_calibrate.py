@@ -230,7 +230,7 @@ def test_video_of_several_views(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('flags', 'words'),
     [
-        ([*BUDGET, '--cfg-options', 'calibration_dataloader=None'], ['no calibration_dataloader', 'Remedy: add one']),
+        ([*BUDGET, '--cfg-options', 'calibration_dataloader=None'], ['no calibration_dataloader', '; add one']),
         ([*BUDGET, '--cfg-options', HELD_OUT_DATA], ['11 of its 11 samples are tested on', 'val/']),
         (
             [*BUDGET, '--cfg-options', HELD_OUT_DATA, 'calibration_dataloader.dataset.data_prefix.img_path=train'],

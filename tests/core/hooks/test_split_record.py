@@ -12,8 +12,7 @@ from tiny_loading import TinyModel, make_runner
 from tiny_texts import TinyTextDataset, make_texts
 
 from dynperceiver.checkpoint import CheckpointError
-from dynperceiver.data import HeldOutPartMixin
-from dynperceiver.data import split_records
+from dynperceiver.data import HeldOutPartMixin, split_records
 
 HOOK = {'type': 'dynperceiver.SplitRecordHook'}
 PART = dict(part='train', holdout=0.25)

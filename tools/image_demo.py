@@ -17,7 +17,7 @@ from mmengine.config import Config
 
 from dynperceiver.checkpoint import read_checkpoint_file
 from dynperceiver.data import innermost_datasets
-from dynperceiver.launch import UsageError, read_config, run_tool
+from dynperceiver.launch import UsageError, check_at_least, read_config, run_tool, tool_parser
 from dynperceiver_runtime import MissingFileError, UserError
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
@@ -25,7 +25,7 @@ IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.we
 
 def parse_args() -> argparse.Namespace:
     """The flags of MMDetection's own image_demo.py, as far as they are about images alone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('inputs', metavar='IMAGE', help='image file, folder of images, or URL')
     parser.add_argument('model', metavar='CONFIG', help='config file')
     parser.add_argument('--weights', required=True, metavar='CHECKPOINT', help='checkpoint of this config')
@@ -92,8 +92,7 @@ class Inferencer(DetInferencer):
 def main() -> None:
     """Parse, check, predict, say where the pictures are."""
     args = parse_args()
-    if args.batch_size < 1:
-        raise UsageError(f'--batch-size {args.batch_size}: predict 1 or more images at once')
+    check_at_least('--batch-size', args.batch_size, 1)
     if args.device and args.device.startswith('cuda') and not torch.cuda.is_available():
         raise UsageError(f'--device {args.device}: PyTorch finds no GPU here; use --device cpu')
     images, cfg = list_images(args.inputs), demo_config(args.model)

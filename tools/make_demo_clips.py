@@ -10,14 +10,14 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from dynperceiver.launch import run_tool
+from dynperceiver.launch import run_tool, tool_parser
 from dynperceiver_action.demo import DemoParams, make_demo_clips
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     default = DemoParams()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('out', help='folder to make, e.g. data/demo; nothing is done if it is complete with the same parameters')
     parser.add_argument('--seed', type=int, default=default.seed, help='seed of everything random (default: %(default)s)')
     parser.add_argument('--num-train', type=int, default=default.num_train, help='number of training clips (default: %(default)s)')

@@ -6,17 +6,16 @@ Example: python tools/make_demo_images.py data/demo_images
 
 from __future__ import annotations
 
-import argparse
 import time
 
-from dynperceiver.launch import run_tool
+from dynperceiver.launch import run_tool, tool_parser
 from dynperceiver_cls.demo import DemoParams, make_demo_images
 
 
 def main() -> None:
     """Make the pictures that the command line asks for."""
     default = DemoParams()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('out', help='folder to make, e.g. data/demo_images; nothing is done if it is complete with the same parameters')
     parser.add_argument('--seed', type=int, default=default.seed, help='seed of everything random (default: %(default)s)')
     parser.add_argument('--num-train', type=int, default=default.num_train, help='number of training images (default: %(default)s)')

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import track
@@ -23,8 +22,7 @@ from dynperceiver.calibration.held_out_logits import HeldOutLogits, collect_logi
 from dynperceiver.calibration.tradeoff import write_tradeoff_csv
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import BACKENDS
-from dynperceiver.launch import UsageError, load_backbone, parse_test_args, read_config, run_tool, test_config
-from dynperceiver.launch.calibration import build_calibration
+from dynperceiver.launch import build_calibration, check_at_least, checkpoint_config, load_backbone, read_config, run_tool, tool_parser
 from dynperceiver.models import network_with_exits
 from dynperceiver.viz import draw_tradeoff
 from dynperceiver_runtime.policy.exit_policy import SCORES
@@ -32,8 +30,7 @@ from dynperceiver_runtime.policy.exit_policy import SCORES
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file with calibration_dataloader')
+    parser = tool_parser(__doc__, config='config file with calibration_dataloader')
     parser.add_argument('checkpoint', help='checkpoint file of this config')
     parser.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder to write to, or the picture (DIR/NAME.png)')
     parser.add_argument('--static', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a trained static trunk for comparison')
@@ -47,11 +44,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 2, 4, 8, 16, 32], metavar='N', help='to find the crossover among')
     parser.add_argument('--threads', type=int, help='threads (default: as PyTorch chooses)')
     parser.add_argument('--rounds', type=int, default=25, help='rounds in which all calls take turns (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
     args = parser.parse_args()
     for flag, value, least in (('--budgets', args.budgets, 2), ('--crosses', args.crosses, 0), ('--cross-samples', args.cross_samples, 1)):
-        if value < least:
-            raise UsageError(f'{flag} {value}: pass {least} or more')
+        check_at_least(flag, value, least)
     return args
 
 
@@ -80,9 +75,7 @@ def main() -> None:
     picture = args.out if args.out.suffix else args.out / 'tradeoff.png'
     static = None if args.static is None else load_backbone(read_config(args.static[0]), args.static[1])
     with tempfile.TemporaryDirectory() as work_dir:
-        test_args = parse_test_args([args.config, args.checkpoint, '--work-dir', work_dir])
-        test_args.cfg_options = args.cfg_options
-        cfg = test_config(test_args)
+        cfg = checkpoint_config(args.config, args.checkpoint, args.cfg_options, work_dir)
         calibration = build_calibration(cfg)
         loader = Runner.build_dataloader(cfg.test_dataloader)
         held_out = logits_of(calibration.model, calibration.loader, args.held_out_logits, 'held-out samples')

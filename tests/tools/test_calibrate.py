@@ -162,8 +162,8 @@ def test_table_is_for_people(images: Task, kept: tuple[Path, Path, str, str]) ->
     path, _, out, err = kept
     policy, rows = ExitPolicy.load(path), [line.split() for line in out.splitlines()]
     assert policy.record is not None and policy.record.cost_gflops is not None
-    assert '\n40 held-out samples; shares of the exits 0.5 / 0.2 / 0.2 / 0.1; by confidence\n' in out
-    assert ['exit', 'threshold', 'share', 'accuracy', 'GFLOPs'] in rows
+    assert '\n40 held-out samples; fractions 0.5 / 0.2 / 0.2 / 0.1 at the exits; by confidence\n' in out
+    assert ['exit', 'threshold', 'fraction', 'accuracy', 'GFLOPs'] in rows
     (first,) = [row for row in rows if row[:1] == ['1']]
     assert first[1] == f'{policy.thresholds[0]:.4f}' and first[2] == '50.0%' and first[4] == f'{policy.record.cost_gflops[0]:.4g}'
     (last,) = [row for row in rows if row[:1] == ['4']]
@@ -270,7 +270,7 @@ def test_files_are_replaced_on_request_alone(images: Task, kept: tuple[Path, Pat
     assert f'--save-logits {path} exists already' in message
     assert path.read_text() == 'mine'
     images.calibrate(path, *flags, '--overwrite')
-    assert json.loads(path.read_text())['record']['expected']['exit_shares'] == [1, 0, 0, 0]
+    assert json.loads(path.read_text())['record']['expected']['exit_fractions'] == [1, 0, 0, 0]
 
 
 def test_a_part_of_the_training_data_counts_by_what_the_checkpoint_saw(images: Task, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..calibration.held_out_data import check_held_out, fingerprint_of_samples, held_out_data_fault
-from .options import UsageError
+from .arguments import UsageError
 from .runner import build_runner
 
 __all__ = ['Calibration', 'build_calibration']

@@ -12,7 +12,7 @@ from dynperceiver_runtime import UserError
 
 from ..checkpoint import read_state_dict
 from ..models import DynPerceiver, network_with_exits
-from .options import UsageError
+from .arguments import UsageError
 
 __all__ = ['load_backbone', 'load_network']
 

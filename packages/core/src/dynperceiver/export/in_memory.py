@@ -40,7 +40,7 @@ class ExportingBackend:
                 f"backend='onnxruntime' knows no option {', '.join(sorted(unknown))}; pass num_threads or shared_pool, or leave it out"
             )
         self.options = options
-        self.num_exits = len(self.source.segments)
+        self.num_exits = self.source.num_exits
         self.num_classes = int(self.source.num_classes or 0)
         self.num_frames = self.source.num_frames
         self._exported: OnnxRuntimeBackend | None = None

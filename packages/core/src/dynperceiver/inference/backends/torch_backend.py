@@ -26,8 +26,6 @@ __all__ = ['BUILDING', 'TorchBackend', 'network_with_exits']
 BUILDING = threading.RLock()
 """Held while a network is folded or exported: one thread does it, others wait for the result."""
 
-FIRST_STAGE = (1, 3, 4, 4)  # of the CNN, in each segment
-
 CPU_MAP_BYTES = 32 * 2**20
 """Larger blocks the C library does not keep: every layer would get its memory from the system anew, page by page (glibc's
 DEFAULT_MMAP_THRESHOLD_MAX). Less also stays in the caches, and at the peak."""
@@ -58,7 +56,7 @@ class TorchBackend:
         self.device = torch.device(device) if device is not None else parameter.device
         self.dtype = dtype or parameter.dtype
         self.folded = folded
-        self.num_exits = len(self.source.segments)
+        self.num_exits = self.source.num_exits
         self.num_classes = int(self.source.num_classes or 0)
         self.num_frames = self.source.num_frames
         self._network: DynPerceiver | None = None
@@ -133,12 +131,11 @@ class TorchBackend:
         """Samples that a segment takes at once: on a CPU, as many as keep its largest map within :data:`CPU_MAP_BYTES`."""
         if self.device.type != 'cpu':
             return sys.maxsize
-        branch = self.source.feature_branch
+        branch, parts = self.source.feature_branch, self.source.segment_parts
+        newest = max(stage for part in parts[: exit_index + 1] for stage in part.stages('cnn'))
         # The first block of a stage still has the map before it, and already the channels after it.
-        largest = max(
-            channels * -(-self._image_size[0] // stride) * -(-self._image_size[1] // stride)
-            for channels, stride in list(zip(branch.channels[1:], branch.strides, strict=False))[FIRST_STAGE[exit_index] - 1 :]
-        )
+        sizes = ((branch.channels[stage], branch.strides[stage - 1]) for stage in parts[exit_index].stages('cnn') or (newest,))
+        largest = max(channels * -(-self._image_size[0] // stride) * -(-self._image_size[1] // stride) for channels, stride in sizes)
         return max(1, CPU_MAP_BYTES // (largest * self.dtype.itemsize * self.num_frames))
 
     def select(self, state: NetworkState, index_S: np.ndarray) -> NetworkState:

@@ -12,12 +12,12 @@ from dynamic_runs import assert_replayed, full_logits, make_images, spread_polic
 from three_exits import three_exits
 
 from dynperceiver.analysis import count_exit_costs
-from dynperceiver.export import export_segments
+from dynperceiver.benchmark.speed import ScriptedPolicy, measure_speed, script_exits, static_trunk_of
+from dynperceiver.deployment import freeze
+from dynperceiver.deployment.export import export
+from dynperceiver.deployment.folding import fold
 from dynperceiver.inference import DynamicRunner, ExitPolicy
-from dynperceiver.inference.folding import fold
-from dynperceiver.inference.speed import ScriptedPolicy, measure_speed, script_exits, static_trunk_of
 from dynperceiver.losses import MultiExitLoss, batch_accuracies
-from dynperceiver.viz import exits_of_stages
 
 IMAGES = (3, 3, 64, 64)
 
@@ -35,7 +35,7 @@ def test_the_exits_are_the_first_three_of_the_paper() -> None:
         assert torch.equal(level, same), 'maps that no latent code writes to are collected, too'
     trunk = static_trunk_of(network)
     assert torch.equal(trunk(images)[0], network(images)[-1])
-    assert exits_of_stages(network) == {1: None, 2: None, 3: 1, 4: 2}
+    assert network.exits_of_stages == {1: None, 2: None, 3: 1, 4: 2}
 
 
 def test_weights_of_another_number_of_exits_are_refused() -> None:
@@ -77,7 +77,7 @@ def test_samples_leave_where_a_replay_says(tmp_path: Path) -> None:
     policy = spread_policy(logits_ESK, between=True)
     assert_replayed(DynamicRunner(network, policy)(images), policy, logits_ESK, tolerance=1e-4)
     assert_replayed(DynamicRunner(network, policy, max_exit=1)(images), policy, logits_ESK, max_exit=1, tolerance=1e-4)
-    report = export_segments(network, tmp_path / 'exported', tuple(images.shape[2:]), policy=policy)
+    report = export(freeze(network, images.shape[2:]), tmp_path / 'exported', policy=policy)
     assert sorted(path.name for path in (tmp_path / 'exported').glob('*.onnx')) == ['segment1.onnx', 'segment2.onnx', 'segment3.onnx']
     assert report.manifest.num_exits == 3
     result = DynamicRunner(tmp_path / 'exported', backend='onnxruntime')(images.numpy())
@@ -92,6 +92,6 @@ def test_speed() -> None:
     exits = script_exits((0.5, 0.25, 0.25), 8)
     result = DynamicRunner(network, ScriptedPolicy(exits, network.num_exits))(torch.randn(8, 3, 64, 64))
     assert result.exit_index.tolist() == exits.tolist()
-    report = measure_speed(network, ['torch'], [1], (32, 32), exit_shares=(0.5, 0.25, 0.25), rounds=3, max_seconds=1)
+    report = measure_speed(network, ['torch'], [1], (32, 32), exit_fractions=(0.5, 0.25, 0.25), rounds=3, max_seconds=1)
     names = [row['name'] for row in report['rows']]
     assert names[:3] == ['exit 1', 'exit 2', 'exit 3'] and 'exit 4' not in names

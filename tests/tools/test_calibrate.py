@@ -24,9 +24,9 @@ from mmengine.visualization import Visualizer
 from tool_runs import ROOT, keep_layout, write_quick_config
 
 from dynperceiver.analysis import count_exit_costs
+from dynperceiver.calibration.calibrate import calibrate
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import ExitPolicy
-from dynperceiver.inference.calibration import calibrate
-from dynperceiver.inference.fingerprints import fingerprint_of_network
 
 NUM_HELD_OUT = 40
 BUDGET = ('--budget-gflops', '1')
@@ -162,8 +162,8 @@ def test_table_is_for_people(images: Task, kept: tuple[Path, Path, str, str]) ->
     path, _, out, err = kept
     policy, rows = ExitPolicy.load(path), [line.split() for line in out.splitlines()]
     assert policy.record is not None and policy.record.cost_gflops is not None
-    assert '\n40 held-out samples; shares of the exits 0.5 / 0.2 / 0.2 / 0.1; by confidence\n' in out
-    assert ['exit', 'threshold', 'share', 'accuracy', 'GFLOPs'] in rows
+    assert '\n40 held-out samples; fractions 0.5 / 0.2 / 0.2 / 0.1 at the exits; by confidence\n' in out
+    assert ['exit', 'threshold', 'fraction', 'accuracy', 'GFLOPs'] in rows
     (first,) = [row for row in rows if row[:1] == ['1']]
     assert first[1] == f'{policy.thresholds[0]:.4f}' and first[2] == '50.0%' and first[4] == f'{policy.record.cost_gflops[0]:.4g}'
     (last,) = [row for row in rows if row[:1] == ['4']]
@@ -179,7 +179,7 @@ def test_table_is_for_people(images: Task, kept: tuple[Path, Path, str, str]) ->
 def test_kept_logits_spare_the_pass(
     images: Task, kept: tuple[Path, Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dynperceiver.inference.held_out_logits as module
+    import dynperceiver.calibration.held_out_logits as module
 
     monkeypatch.setattr(module, 'collect_logits', None)
     from_logits = ('--from-logits', kept[1])
@@ -194,7 +194,7 @@ def test_kept_logits_spare_the_pass(
 
 
 def test_times_are_of_this_run(images: Task, kept: tuple[Path, Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dynperceiver.inference.exit_times as module
+    import dynperceiver.benchmark.exit_times as module
 
     asked: list[tuple[str, int]] = []
 
@@ -253,7 +253,7 @@ def test_video_of_several_views(tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_named(
     images: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], words: list[str]
 ) -> None:
-    import dynperceiver.inference.held_out_logits as module
+    import dynperceiver.calibration.held_out_logits as module
 
     monkeypatch.setattr(module, 'collect_logits', None)  # all of this is said before the network runs
     message = images.refused(tmp_path / 'out.json', *[flag.format(data=images.data) for flag in flags])
@@ -270,7 +270,7 @@ def test_files_are_replaced_on_request_alone(images: Task, kept: tuple[Path, Pat
     assert f'--save-logits {path} exists already' in message
     assert path.read_text() == 'mine'
     images.calibrate(path, *flags, '--overwrite')
-    assert json.loads(path.read_text())['record']['expected']['exit_shares'] == [1, 0, 0, 0]
+    assert json.loads(path.read_text())['record']['expected']['exit_fractions'] == [1, 0, 0, 0]
 
 
 def test_a_part_of_the_training_data_counts_by_what_the_checkpoint_saw(images: Task, tmp_path: Path) -> None:
@@ -284,7 +284,13 @@ def test_a_part_of_the_training_data_counts_by_what_the_checkpoint_saw(images: T
     assert 'train with --cfg-options train_dataloader.dataset.part=train train_dataloader.dataset.holdout=0.25' in message
     trained = Config(dict(train_dataloader=images.cfg.train_dataloader.to_dict()), format_python_code=False)
     trained.train_dataloader.dataset.update(data_root=str(tmp_path / 'data'), part='train', holdout=0.25)
-    policy = images.calibrate(tmp_path / 'b.json', *flags, checkpoint=images.save(tmp_path / 'left_out.pth', trained))
+    older = images.save(tmp_path / 'older.pth', trained)  # than seeds: its text is that of a config that names none
+    message = images.refused(tmp_path / 'b.json', *flags, checkpoint=older)
+    same_part = 'calibration_dataloader.dataset.split_seed=None'
+    assert 'samples were trained on' in message and f'with --cfg-options {same_part}; or train' in message
+    assert images.calibrate(tmp_path / 'b.json', *flags, same_part, checkpoint=older).record is not None
+    trained.train_dataloader.dataset.split_seed = 0
+    policy = images.calibrate(tmp_path / 'c.json', *flags, checkpoint=images.save(tmp_path / 'left_out.pth', trained))
     assert policy.record is not None and policy.record.num_samples == 10
 
 

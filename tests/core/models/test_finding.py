@@ -11,7 +11,7 @@ from torch import nn
 
 from dynperceiver import build_static_trunk
 from dynperceiver.checkpoint import ImageCheckpoint
-from dynperceiver.inference.folding import fold
+from dynperceiver.deployment.folding import fold
 from dynperceiver.models import NetworkError, find_network, find_networks, network_with_exits
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from core_models import narrow_shadow
 
-from dynperceiver.viz import Card, attention_grid, draw_attention, exits_of_stages, most_different_token, upsample_grid
+from dynperceiver.viz import Card, attention_grid, draw_attention, most_different_token, upsample_grid
 
 CARD = Card(
     np.zeros((16, 24, 3), np.uint8), 'cat', ('dog', 'cat', 'cat', 'cat'), (0.5, 0.6, 0.7, 0.8), (False, True, True, True), index=5
@@ -99,9 +99,9 @@ def test_stages_that_do_not_read(drawn: list[Any], tokens: bool) -> None:
 
 
 def test_stages_and_exits_are_the_networks_own(drawn: list[Any]) -> None:
-    assert exits_of_stages(narrow_shadow('resnet18')) == PAPER
-    assert exits_of_stages(narrow_shadow('resnet18', early_exits='feature')) == dict.fromkeys(PAPER), 'its exits classify maps'
-    assert exits_of_stages(narrow_shadow('resnet18', num_classes=None)) == dict.fromkeys(PAPER)
+    assert narrow_shadow('resnet18').exits_of_stages == PAPER
+    assert narrow_shadow('resnet18', early_exits='feature').exits_of_stages == dict.fromkeys(PAPER), 'its exits classify maps'
+    assert narrow_shadow('resnet18', num_classes=None).exits_of_stages == dict.fromkeys(PAPER)
     draw_attention(CARD, {1: _weights(8)}, 'a.png')
     assert [axes.get_xlabel() for axes in drawn[0].axes] == [''] * 4
     assert 'no map of stage' not in drawn[0]._supxlabel.get_text(), 'nobody said which stages there are'

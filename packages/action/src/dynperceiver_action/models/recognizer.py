@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dynperceiver.inference import DynamicRunner
 from dynperceiver.losses import batch_accuracies
+from dynperceiver_runtime import UserError
 
 from ..registry import MODELS
 
@@ -43,7 +44,7 @@ class EarlyExitRecognizer(BaseRecognizer):
             :class:`~dynperceiver.hooks.ExitPolicyHook`.
 
     Raises:
-        ValueError: If ``average_views`` is neither of the two.
+        UserError: If ``average_views`` is neither of the two.
     """
 
     dynamic_runner: DynamicRunner | None = None
@@ -60,7 +61,7 @@ class EarlyExitRecognizer(BaseRecognizer):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         if average_views not in ('prob', 'score'):
-            raise ValueError(f"average_views={average_views!r}: choose 'prob' (mean of softmax scores) or 'score' (mean of logits)")
+            raise UserError(f"average_views={average_views!r}: choose 'prob' (mean of softmax scores) or 'score' (mean of logits)")
         if data_preprocessor is None:
             data_preprocessor = dict(type='mmaction.ActionDataPreprocessor')
         super().__init__(backbone, train_cfg=train_cfg, test_cfg=test_cfg, data_preprocessor=data_preprocessor)
@@ -81,7 +82,7 @@ class EarlyExitRecognizer(BaseRecognizer):
             Four logits of shape (N*V, K), and an empty dict.
 
         Raises:
-            ValueError: If the frames of a video are no whole number of clips.
+            UserError: If the frames of a video are no whole number of clips.
         """
         self._num_views(inputs)
         return self.backbone(inputs.flatten(0, 1)), {}
@@ -89,7 +90,7 @@ class EarlyExitRecognizer(BaseRecognizer):
     def _num_views(self, inputs: Tensor) -> int:
         frames, num_frames = inputs.shape[1], self.backbone.num_frames
         if frames % num_frames:
-            raise ValueError(
+            raise UserError(
                 f'the pipeline gives {frames} frames per video, but a clip of the model has num_frames={num_frames}, and a video must be a '
                 'whole number of clips; sample that many frames (SampleFrames: clip_len * num_clips), or build the model with num_frames='
                 f'{frames}'
@@ -104,12 +105,12 @@ class EarlyExitRecognizer(BaseRecognizer):
             data_samples: With ``gt_label``: a class number, or class probabilities after batch blending.
 
         Raises:
-            ValueError: If a video gives several views: training takes one clip per video.
+            UserError: If a video gives several views: training takes one clip per video.
         """
         logits, _ = self.extract_feat(inputs)
         labels = torch.stack([sample.gt_label for sample in data_samples])
         if logits[0].shape[0] != labels.shape[0]:
-            raise ValueError(
+            raise UserError(
                 f'{labels.shape[0]} videos gave {logits[0].shape[0]} clips of {self.backbone.num_frames} frames; training takes one clip '
                 'per video: set num_frames of the model to the frames that the training pipeline samples'
             )
@@ -130,7 +131,7 @@ class EarlyExitRecognizer(BaseRecognizer):
             policy's score there in ``exit_confidence``, and there are no ``exit_scores``.
 
         Raises:
-            ValueError: If the frames of a video are no whole number of clips.
+            UserError: If the frames of a video are no whole number of clips.
         """
         result = None
         if self.dynamic_runner is None:

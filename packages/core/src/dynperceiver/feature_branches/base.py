@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..layers import DropPath, TemporalShift
 
 __all__ = [
@@ -130,7 +132,7 @@ def check_levels(levels: Sequence[int], num_stages: int) -> None:
         ValueError: If they do not rise, or one is not there.
     """
     if not levels or any(level not in range(num_stages + 1) for level in levels) or list(levels) != sorted(set(levels)):
-        raise ValueError(
+        raise UserError(
             f'levels={tuple(levels)} of a network with {num_stages} stages: pass one or more of {tuple(range(num_stages + 1))} in rising '
             'order; they stand for the maps x_i, 0 for that of the stem'
         )

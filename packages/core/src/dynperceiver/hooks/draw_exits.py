@@ -16,6 +16,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from numpy.typing import NDArray
 
+from dynperceiver_runtime import FileError
+
 __all__ = ['DrawExitsHook', 'describe_exits', 'write_below']
 
 LINE_PX = 16
@@ -99,7 +101,7 @@ class DrawExitsHook(Hook):
         """Draw the samples of a batch whose turn it is.
 
         Raises:
-            OSError: If a picture cannot be written.
+            FileError: If a picture cannot be written.
         """
         if not self.enable or not outputs:
             return
@@ -125,4 +127,4 @@ def _write(picture_HW3: NDArray[np.uint8], path: Path) -> None:
 
     os.makedirs(path.parent, exist_ok=True)
     if not cv2.imwrite(str(path), cv2.cvtColor(picture_HW3, cv2.COLOR_RGB2BGR)):
-        raise OSError(f'{path} cannot be written; check that the folder of --show-dir is writable')
+        raise FileError(f'{path} cannot be written; check that the folder of --show-dir is writable')

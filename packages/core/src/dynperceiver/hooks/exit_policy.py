@@ -16,11 +16,13 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from dynperceiver_runtime import ExitPolicy, PolicyError, RunResult
+
 from ..analysis import count_exit_costs
 from ..checkpoint import CheckpointError
-from ..inference import DynamicRunner, ExitPolicy, PolicyError, RunResult
-from ..inference.backends.torch_backend import network_with_exits
+from ..deployment import DynamicRunner
 from ..metrics import DynamicAccuracy
+from ..models import network_with_exits
 from ..registry import HOOKS
 
 __all__ = ['ExitPolicyHook', 'TimedRunner', 'read_exit_policy']
@@ -72,7 +74,7 @@ class TimedRunner(DynamicRunner):
     @property
     def expected(self) -> Mapping[str, Any]:
         """What the policy's record promises; nothing where the exits are capped, which it knows nothing of."""
-        capped = self.max_exit < self.backend.num_exits - 1
+        capped = self.max_exit < self.served.num_exits - 1
         return {} if self.policy.record is None or capped else self.policy.record.expected
 
     def __call__(self, images: Any, *, deadline_ms: float | None = None, max_exit: int | None = None) -> RunResult:
@@ -144,7 +146,7 @@ class ExitPolicyHook(Hook):
             raise CheckpointError(f'{self.policy}: {error}') from error
         model.dynamic_runner = timed
         _tell_metrics(runner, timed)
-        thresholds = ', '.join(f'{threshold:.4g}' for threshold in policy.thresholds)
+        thresholds = ', '.join(map(policy.threshold_in_words, range(policy.num_exits - 1)))
         print_log(f'dynamic inference by {self.policy}: {policy.score} reaches {thresholds} ({self.backend})', logger='current')
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

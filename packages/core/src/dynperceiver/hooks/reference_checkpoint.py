@@ -13,6 +13,8 @@ from mmengine.runner import Runner
 from mmengine.runner.loops import BaseLoop
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..checkpoint import CheckpointError, convert_from_reference, is_reference_state_dict, unwrap_checkpoint, weights_names
 from ..models import DynPerceiver, find_networks
 from ..registry import HOOKS
@@ -56,7 +58,7 @@ class ReferenceCheckpointHook(Hook):
                 converted, source = state_dict, 'the weights of a bare network'
             else:
                 return
-        except ValueError as error:
+        except UserError as error:
             raise CheckpointError(f'{name}: {error}') from error
         model = _innermost(runner.model)
         prefix, network = _network_in(model, name)

@@ -8,9 +8,8 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..data import BadSampleMixin, Reason
+from ..data import BadSampleMixin, Reason, innermost_datasets
 from ..registry import HOOKS
-from .datasets import innermost_datasets
 
 __all__ = ['SkippedSampleHook']
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..registry import MODELS
 
 __all__ = ['MultiExitLoss']
@@ -36,7 +38,7 @@ class MultiExitLoss(nn.Module):
             its own.
 
     Raises:
-        ValueError: For a number outside its rule.
+        UserError: For a number outside its rule.
     """
 
     def __init__(
@@ -49,16 +51,16 @@ class MultiExitLoss(nn.Module):
     ) -> None:
         super().__init__()
         if not exit_weights or min(exit_weights) < 0:
-            raise ValueError(
+            raise UserError(
                 f"exit_weights={tuple(exit_weights)}: one number of at least 0 per exit is needed; the recipe for the paper's four exits "
                 'is (0.5, 0.5, 1, 1), and (1,) is for a static trunk'
             )
         if form not in ('sum', 'mixed'):
-            raise ValueError(f"form={form!r}: choose 'sum' (reference recipe) or 'mixed' (paper, Eq. 3)")
+            raise UserError(f"form={form!r}: choose 'sum' (reference recipe) or 'mixed' (paper, Eq. 3)")
         if distill_weight < 0 or (form == 'mixed' and distill_weight > 1):
-            raise ValueError(f"distill_weight={distill_weight}: at least 0 is needed, and at most 1 for form='mixed'")
+            raise UserError(f"distill_weight={distill_weight}: at least 0 is needed, and at most 1 for form='mixed'")
         if temperature <= 0:
-            raise ValueError(f'temperature={temperature}: a positive number is needed; the recipe has 1')
+            raise UserError(f'temperature={temperature}: a positive number is needed; the recipe has 1')
         self.exit_weights = tuple(exit_weights)
         self.distill_weight = distill_weight
         self.temperature = temperature
@@ -77,10 +79,10 @@ class MultiExitLoss(nn.Module):
             contains ``loss`` is summed by MMEngine.
 
         Raises:
-            ValueError: If the model has another number of exits than ``exit_weights``.
+            UserError: If the model has another number of exits than ``exit_weights``.
         """
         if len(logits_SK) != len(self.exit_weights):
-            raise ValueError(
+            raise UserError(
                 f'the model has {len(logits_SK)} exits, but exit_weights={self.exit_weights}; give the loss one weight per exit, (1,) '
                 'for a static trunk'
             )

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..feature_branches import FeatureBranch, check_levels
 from ..structures import NetworkState
 from .exits import ExitHeads
@@ -52,7 +54,7 @@ class Segment(nn.Module):
         if network.exits is None or state.pyramid is not None:
             return None, state
         logits_BK = network.classify(self.number, state)
-        if network.exits[self.number - 1].hands_on:
+        if network.segment_parts[self.number - 1].hands_on_logits:
             state = state.evolve(carry_BK=logits_BK)
         if state.num_frames > 1:
             logits_BK = torch.unflatten(logits_BK, 0, (-1, state.num_frames)).mean(1)
@@ -95,7 +97,7 @@ class DynPerceiver(nn.Module):
         self.latent_branch = latent_branch
         self.exits = exits
         self.num_frames = num_frames
-        self.segment_parts = publish_segments(steps, None if exits is None else len(exits))
+        self.segment_parts = publish_segments(steps, None if exits is None else list(exits))
         self.segments = nn.ModuleList(Segment(self, parts.number) for parts in self.segment_parts)
         self._written = frozenset(stage for parts in self.segment_parts for stage in parts.stages('write'))
 
@@ -113,6 +115,18 @@ class DynPerceiver(nn.Module):
     def unused_prefixes(self) -> tuple[str, ...]:
         """Prefixes of keys that an image checkpoint has and this network has no use for; none where it has exits."""
         return unused_prefixes(self)
+
+    @property
+    def exits_of_stages(self) -> dict[int, int | None]:
+        """The stages (from 1) in which the latent code is refined, each with the number (from 1) of the exit that classifies this code
+        alone; ``None`` where no exit, or one that classifies a feature map, comes after the stage."""
+        found: dict[int, int | None] = {}
+        for parts in self.segment_parts:
+            stages = parts.stages('read')
+            found |= dict.fromkeys(stages)
+            if stages and 'latent_BNC' in parts.exit_reads and 'feature_BCHW' not in parts.exit_reads:
+                found[stages[-1]] = parts.number
+        return found
 
     def builds(self, step: Step) -> bool:
         """Whether what a step uses was built; a backbone ends where its last map is written."""
@@ -138,7 +152,7 @@ class DynPerceiver(nn.Module):
             ValueError: If the shape is not that of whole samples.
         """
         if images_BCHW.dim() != 4 or images_BCHW.shape[0] % self.num_frames:
-            raise ValueError(
+            raise UserError(
                 f'input of shape {tuple(images_BCHW.shape)}: pass images as (B, 3, H, W), for video with the frames of the clips in the '
                 f'batch axis (B = clips * {self.num_frames})'
             )
@@ -176,8 +190,8 @@ class DynPerceiver(nn.Module):
     def classify(self, number: int, state: NetworkState) -> Tensor:
         """Per-row logits (B, K) of exit ``number`` (from 1) from the state after that segment."""
         assert self.exits is not None
-        exit_head: Any = self.exits[number - 1]
-        logits_BK: Tensor = exit_head(*(getattr(state, name) for name in exit_head.reads))
+        inputs = (getattr(state, name) for name in self.segment_parts[number - 1].exit_reads)
+        logits_BK: Tensor = self.exits[number - 1](*inputs)
         return logits_BK
 
     def run(self, state: NetworkState) -> Iterator[tuple[Tensor | None, NetworkState]]:
@@ -199,7 +213,7 @@ class DynPerceiver(nn.Module):
             ValueError: If the network was built without exits.
         """
         if self.exits is None:
-            raise ValueError('num_classes=None built this network without exits; call pyramid() for x_1..x_4, or build it with num_classes')
+            raise UserError('num_classes=None built this network without exits; call pyramid() for x_1..x_4, or build it with num_classes')
         return tuple(logits_SK for logits_SK, _ in self.run(self.start(images_BCHW)) if logits_SK is not None)
 
     def pyramid(self, images_BCHW: Tensor, levels: Sequence[int] = (1, 2, 3, 4)) -> tuple[Tensor, ...]:

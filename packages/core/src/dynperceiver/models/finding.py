@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
+from dynperceiver_runtime import EngineError
+
 from .dyn_perceiver import DynPerceiver
 
 __all__ = ['NetworkError', 'find_network', 'find_networks', 'network_with_exits']
 
 
-class NetworkError(ValueError):
+class NetworkError(EngineError):
     """A model does not hold the network that is needed; the message says what it holds and what to pass."""
 
 
@@ -30,7 +32,7 @@ def find_network(model: nn.Module) -> DynPerceiver | None:
     return next(iter(found.values()), None)
 
 
-def network_with_exits(model: nn.Module) -> DynPerceiver:
+def network_with_exits(model: object) -> DynPerceiver:
     """The network within a model that dynamic inference can run.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Any
 
 from ..feature_branches import FeatureBranch
 from .latent_branch import LatentBranch
@@ -62,11 +63,15 @@ class SegmentParts:
         number: The segment's number, and its exit's, from 1.
         steps: What it does, in this order.
         exit_module: Name, within the network, of its exit; ``None`` in a network without exits.
+        exit_reads: Fields of the :class:`~dynperceiver.structures.NetworkState` that the exit is called with, in this order.
+        hands_on_logits: Whether later exits get the logits of this one.
     """
 
     number: int
     steps: tuple[Step, ...]
-    exit_module: str | None
+    exit_module: str | None = None
+    exit_reads: tuple[str, ...] = ()
+    hands_on_logits: bool = False
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -78,24 +83,27 @@ class SegmentParts:
         return tuple(step.stage for step in self.steps if step.operation == operation)
 
 
-def publish_segments(steps: Sequence[Sequence[Step]], num_exits: int | None) -> tuple[SegmentParts, ...]:
+def publish_segments(steps: Sequence[Sequence[Step]], exits: Sequence[Any] | None) -> tuple[SegmentParts, ...]:
     """The parts of a network's segments.
 
     Args:
         steps: What each segment does.
-        num_exits: Exits of the network; ``None`` where it has none.
+        exits: Exits of the network, each with what it ``reads`` and whether it ``hands_on`` its logits; ``None`` where there are none.
 
     Raises:
         ValueError: If there is not one exit per segment, or the stages of the CNN do not come one after another.
     """
-    if num_exits not in (None, len(steps)):
-        raise ValueError(f'{num_exits} exits for {len(steps)} segments: every segment ends in one exit; pass one per segment, or None')
+    if exits is not None and len(exits) != len(steps):
+        raise ValueError(f'{len(exits)} exits for {len(steps)} segments: every segment ends in one exit; pass one per segment, or None')
     stages = [step.stage for step in chain.from_iterable(steps) if step.operation in ('stem', 'cnn')]
     if stages != list(range(len(stages))):
         raise ValueError(
             f'the segments run the stages of the CNN in the order {stages} (0 is the stem), but each needs the map of the one before it; '
             'start with the stem, and leave no stage out'
         )
+    if exits is None:
+        return tuple(SegmentParts(number, tuple(part)) for number, part in enumerate(steps, 1))
     return tuple(
-        SegmentParts(number, tuple(part), None if num_exits is None else f'exits.{number - 1}') for number, part in enumerate(steps, 1)
+        SegmentParts(number, tuple(part), f'exits.{number - 1}', tuple(exit_head.reads), exit_head.hands_on)
+        for number, (part, exit_head) in enumerate(zip(steps, exits, strict=True), 1)
     )

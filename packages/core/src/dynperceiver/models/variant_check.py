@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from dynperceiver_runtime import UserError
+
 from ..structures import CLASSES_KEYS, PARTS
 
 __all__ = ['check_same_variant', 'unused_prefixes']
@@ -48,13 +50,13 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
         prefix: Prefix of the model's keys in it.
 
     Raises:
-        ValueError: If keys or shapes differ; the message names them and says what to do.
+        UserError: If keys or shapes differ; the message names them and says what to do.
     """
     given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
     given = {key: value for key, value in given.items() if key.startswith(PARTS)}
     if not given:
         names = ', '.join(prefix + part for part in PARTS)
-        raise ValueError(
+        raise UserError(
             f'the checkpoint holds no weights of this network: no key begins with {names}. Rule: nothing may stay random unnoticed. '
             "Remedy: use a checkpoint of this config; to start from an image checkpoint, ours or the authors', give it as "
             "init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...)."
@@ -97,4 +99,4 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
         if only_heads
         else 'feature_branch, width, num_latents, depth_factors and the ablation switches must be equal'
     )
-    raise ValueError(f'the checkpoint is of another variant than the model: {"; ".join(facts)}. Rule: {rule}. Remedy: {remedy}.')
+    raise UserError(f'the checkpoint is of another variant than the model: {"; ".join(facts)}. Rule: {rule}. Remedy: {remedy}.')

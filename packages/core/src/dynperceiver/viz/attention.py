@@ -15,32 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models import DynPerceiver
+from dynperceiver_runtime import UserError
+
 from .files import load_pyplot, save_figure
 from .gallery import Card
 
-__all__ = ['attention_grid', 'draw_attention', 'exits_of_stages', 'most_different_token', 'upsample_grid']
+__all__ = ['attention_grid', 'draw_attention', 'most_different_token', 'upsample_grid']
 
 SHOWN_PIXELS = 224
-
-
-def exits_of_stages(network: DynPerceiver) -> dict[int, int | None]:
-    """The stages (from 1) in which a network refines its latent code, each with the number of the exit that classifies this code alone.
-
-    Args:
-        network: A network with exits.
-
-    Returns:
-        Stage to the exit's number, from 1, or to ``None`` where no exit, or one that classifies a feature map, comes after the stage.
-    """
-    exits: dict[int, int | None] = {}
-    for parts in network.segment_parts:
-        stages = parts.stages('read')
-        exits |= dict.fromkeys(stages)
-        reads: Any = () if parts.exit_module is None else network.get_submodule(parts.exit_module).reads
-        if stages and 'latent_BNC' in reads and 'feature_BCHW' not in reads:
-            exits[stages[-1]] = parts.number
-    return exits
 
 
 def attention_grid(weights_HNM: Tensor) -> np.ndarray:
@@ -58,7 +40,7 @@ def attention_grid(weights_HNM: Tensor) -> np.ndarray:
     num_keys = weights_HNM.shape[-1]
     side = isqrt(num_keys)
     if side**2 != num_keys:
-        raise ValueError(f'{num_keys} keys are no square grid; pass the attention by which the latent code reads the feature map')
+        raise UserError(f'{num_keys} keys are no square grid; pass the attention by which the latent code reads the feature map')
     mean_M = weights_HNM.float().mean((0, 1))
     return np.asarray((num_keys * mean_M).reshape(side, side).cpu().numpy())
 
@@ -110,8 +92,8 @@ def draw_attention(
         path: Picture to write; the ending says the format.
         title: Title.
         tokens: Whether a second row shows the token of each stage that looks most unlike the mean.
-        exit_of_stage: All stages of the network, and the exit whose answer belongs below each, see :func:`exits_of_stages`. Default: the
-            stages that have weights, without answers.
+        exit_of_stage: All stages of the network, and the exit whose answer belongs below each, see
+            :attr:`~dynperceiver.models.DynPerceiver.exits_of_stages`. Default: the stages that have weights, without answers.
 
     Raises:
         ValueError: If there is no stage, or keys are no square grid.

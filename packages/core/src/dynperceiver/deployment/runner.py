@@ -92,7 +92,7 @@ class _Unfrozen:
 
     def __init__(self, network: Any) -> None:
         self.network = network
-        self.num_exits = len(network.segments)
+        self.num_exits = network.num_exits
         self.num_classes = int(network.num_classes)
         self.num_frames = network.num_frames
 

@@ -60,7 +60,7 @@ ALLOWED_IN_CORE = {  # folder or module of core -> what of core it may import; a
     'data': set(),
     'optim': set(),
     'checkpoint': {'feature_branches', 'models'},
-    'analysis': {'models'},
+    'analysis': {'layers', 'models'},
     'deployment': {'layers', 'models', 'analysis'},
     'calibration': {'data', 'models', 'analysis', 'deployment'},
     'benchmark': {'models', 'analysis', 'deployment', 'calibration'},

@@ -203,7 +203,7 @@ def collect_logits(
             logits_ESK = np.empty((runner.served.num_exits, num_samples, runner.served.num_classes), np.float32)
         if batch_form != form:
             raise ValueError(
-                f'held-out samples differ: {batch_form} comes after {form}; costs are counted for one form. Remedy: let the pipeline end '
+                f'held-out samples differ: {batch_form} comes after {form}; costs are counted for one form; let the pipeline end '
                 'with a crop or resize to one size'
             )
         after = done + len(label_S)

@@ -74,7 +74,7 @@ def main() -> None:
         calibration = build_calibration(checkpoint_config(args.config, args.checkpoint, args.cfg_options, work_dir))
         model, loader, held_out = calibration.model, calibration.loader, calibration.fingerprint
         network = network_with_exits(model)
-        form = sample_form(network, loader.dataset[0]['inputs'].shape)
+        form = sample_form(model, loader.dataset[0]['inputs'].shape)
         options['cost_gflops'] = form.cost_gflops(network)
         if args.budget_ms is None:  # what no policy can reach is said before the network runs over all samples
             calibrate(np.zeros((4, 8, 2), np.float32), np.zeros(8, np.int64), **goal, **options)

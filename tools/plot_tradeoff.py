@@ -56,7 +56,7 @@ def logits_of(model: Any, loader: Any, path: Path | None, what: str) -> HeldOutL
     if path is not None and path.is_file():
         network = network_with_exits(model)
         return HeldOutLogits.load(
-            path, fingerprint_of_network(network), samples, sample_form(network, loader.dataset[0]['inputs'].shape)
+            path, fingerprint_of_network(network), samples, sample_form(model, loader.dataset[0]['inputs'].shape)
         )
     logits = collect_logits(model, loader, samples, progress=partial(watch, what))
     if path is not None:

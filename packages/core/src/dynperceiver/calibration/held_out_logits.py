@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..analysis import count_exit_costs
-from ..deployment.runner import DynamicRunner
+from ..deployment.runner import DynamicRunner, average_views_of
 from ..models import DynPerceiver, network_with_exits
 
 __all__ = ['HeldOutLogits', 'SampleForm', 'batch_images', 'collect_logits', 'sample_form']
@@ -29,23 +29,26 @@ class SampleForm(NamedTuple):
     Attributes:
         height: Height in pixels.
         width: Width in pixels.
-        views: Clips of a video, over which logits are averaged; 1 for images.
+        views: Clips of a video, which leave together; 1 for images.
+        average_views: How they are averaged, ``'prob'`` or ``'score'``; see :func:`~dynperceiver_runtime.views.average_logits`. For one
+            view, of which there is no average, always ``'score'``.
     """
 
     height: int
     width: int
     views: int
+    average_views: str = 'score'
 
     def cost_gflops(self, network: DynPerceiver) -> tuple[float, ...]:
         """GFLOPs of a sample that leaves at each exit (1 MAC = 1 FLOP)."""
         return tuple(self.views * cost.cost_gmacs for cost in count_exit_costs(network, self.height, self.width))
 
 
-def sample_form(network: DynPerceiver, shape: Sequence[int]) -> SampleForm:
+def sample_form(model: nn.Module, shape: Sequence[int]) -> SampleForm:
     """The form of samples that a pipeline gives.
 
     Args:
-        network: The network.
+        model: The network, or the classifier or recognizer that holds it.
         shape: Shape of the ``inputs`` of a sample: (3, H, W), or (frames of all views, 3, H, W) of a video.
 
     Raises:
@@ -53,12 +56,14 @@ def sample_form(network: DynPerceiver, shape: Sequence[int]) -> SampleForm:
     """
     if len(shape) == 3:
         return SampleForm(int(shape[-2]), int(shape[-1]), 1)
-    if shape[0] % network.num_frames:
+    num_frames = network_with_exits(model).num_frames
+    if shape[0] % num_frames:
         raise ValueError(
-            f'the pipeline gives {shape[0]} frames per video, and a clip of the model has num_frames={network.num_frames}: a video is a '
+            f'the pipeline gives {shape[0]} frames per video, and a clip of the model has num_frames={num_frames}: a video is a '
             'whole number of clips; sample that many (SampleFrames: clip_len * num_clips)'
         )
-    return SampleForm(int(shape[-2]), int(shape[-1]), int(shape[0]) // network.num_frames)
+    views = int(shape[0]) // num_frames
+    return SampleForm(int(shape[-2]), int(shape[-1]), views, average_views_of(model) if views > 1 else 'score')
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +73,7 @@ class HeldOutLogits:
     Attributes:
         logits_ESK: Logits, float32, shape (exits, samples, classes).
         labels_S: Class numbers, int64, shape (samples,).
-        form: Size and views of a sample.
+        form: Size and views of a sample, and how views were averaged.
         checkpoint: Fingerprint of the weights.
         calibration_set: Fingerprint of the samples.
         backend: Where the logits come from.
@@ -86,7 +91,8 @@ class HeldOutLogits:
         path = Path(path)
         partial = path.with_name(f'.{path.name}.partial')
         try:
-            arrays: dict[str, Any] = {entry.name: np.asarray(getattr(self, entry.name)) for entry in fields(self)}
+            arrays: dict[str, Any] = {entry.name: np.asarray(getattr(self, entry.name)) for entry in fields(self) if entry.name != 'form'}
+            arrays['form'], arrays['average_views'] = np.asarray(self.form[:3]), np.asarray(self.form.average_views)
             with partial.open('wb') as file:
                 np.savez(file, **arrays)
             os.replace(partial, path)
@@ -113,13 +119,16 @@ class HeldOutLogits:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 found = {entry.name: arrays[entry.name] for entry in fields(cls)}
-            kept = SampleForm(*found['form'].tolist())
+                average_views = str(arrays['average_views']) if 'average_views' in arrays else 'score'  # so were they all, once
+            height, width, views = found['form'].tolist()
+            kept = SampleForm(height, width, views, average_views)
         except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f'{path} is no file of logits ({type(error).__name__}: {error}); {remedy}') from error
         pairs = {
             'weights': (str(found['checkpoint']), checkpoint),
             'samples': (str(found['calibration_set']), calibration_set),
-            'height, width and views': (tuple(kept), tuple(form)),
+            'height, width and views': (kept[:3], form[:3]),
+            'average of views': (kept.average_views, form.average_views),
         }
         for what, (there, wanted) in pairs.items():
             if there != wanted:
@@ -187,7 +196,7 @@ def collect_logits(
     for batch in loader if progress is None else progress(loader):
         images_BCHW, label_S = batch_images(model, batch)
         shape = (len(images_BCHW) // len(label_S), *images_BCHW.shape[1:])
-        batch_form = sample_form(network, shape if network.num_frames > 1 else shape[1:])
+        batch_form = sample_form(model, shape if network.num_frames > 1 else shape[1:])
         if runner is None:
             form = batch_form
             runner = DynamicRunner(model, backend=backend, views=form.views, **options)

@@ -13,13 +13,17 @@ from torch import nn
 
 from dynperceiver_runtime import DynamicRunner as EngineRunner
 from dynperceiver_runtime import Engine, EngineError, ExitPolicy
+from dynperceiver_runtime.engines.base import check_images
 
 from ..models import network_with_exits
 from .engines import ENGINES
 from .fingerprints import fingerprint_of_network
 from .freezing import freeze
+from .torch_engine import TorchEngine
 
-__all__ = ['DynamicRunner']
+__all__ = ['DynamicRunner', 'average_views_of']
+
+DEFAULT_SIZE = (224, 224)  # as freeze() has it
 
 
 class DynamicRunner(EngineRunner):
@@ -35,12 +39,14 @@ class DynamicRunner(EngineRunner):
         backend: Where to run: a name in :data:`~dynperceiver.deployment.ENGINES`, or an engine.
         max_exit: See :class:`dynperceiver_runtime.DynamicRunner`.
         views: See there.
+        average_views: See there. Default: as the model averages in a plain test, by its attribute of this name (see
+            :func:`average_views_of`).
         clock: See there.
         options: For the engine, for example ``num_threads`` (ONNX Runtime), ``device`` and ``dtype`` (PyTorch), ``folded``.
 
     Raises:
         UserError: If the model cannot be run, or the policy was made for another checkpoint.
-        ValueError: If the policy has another number of exits, or an argument breaks its rule.
+        ValueError: If the policy has another number of exits, or an argument is not one of those above.
     """
 
     def __init__(
@@ -51,10 +57,11 @@ class DynamicRunner(EngineRunner):
         *,
         max_exit: int | None = None,
         views: int = 1,
+        average_views: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
         **options: Any,
     ) -> None:
-        settings: dict[str, Any] = dict(max_exit=max_exit, views=views, clock=clock)
+        settings: dict[str, Any] = dict(max_exit=max_exit, views=views, average_views=average_views, clock=clock)
         if not isinstance(backend, str):
             if model is not None:
                 raise EngineError(f'backend is a {type(backend).__name__}, which is made already; pass model=None, or name the backend')
@@ -73,18 +80,39 @@ class DynamicRunner(EngineRunner):
             self._make_engine, self._options = ENGINES[backend], options
             self._freezing = threading.Lock()
             self._engine = None
+            settings['average_views'] = average_views or average_views_of(model)
             self._set_up(_Unfrozen(self.network), policy, **settings)
 
+    @property
+    def engine(self) -> Engine:
+        """Where segments run. Before the first images, PyTorch's is made for the default size of :func:`~dynperceiver.deployment.freeze`.
+
+        Raises:
+            EngineError: If no images have come yet, and the engine can run images of one size alone.
+        """
+        if self._engine is None and self._make_engine is not TorchEngine:
+            raise EngineError(
+                'there is no engine yet: the network is exported for the size of the first images; run a batch first, or export the network '
+                'for the size of your images, and pass the folder in its place'
+            )
+        return self._engine or self._freeze(DEFAULT_SIZE)
+
     def _engine_for(self, images: Any) -> Engine:
+        return self._engine or self._freeze(check_images(np.shape(images), self.served.num_frames))
+
+    def _freeze(self, image_size: tuple[int, int]) -> Engine:
         with self._freezing:  # first calls from several threads wait for one frozen network
             if self._engine is None:
-                shape = np.shape(images)
-                size = (int(shape[-2]), int(shape[-1])) if len(shape) in (4, 5) else (224, 224)
                 options = dict(self._options)
-                frozen = freeze(self.network, size, folded=options.pop('folded', True))
+                frozen = freeze(self.network, image_size, folded=options.pop('folded', True))
                 self._check_weights(frozen.fingerprint)
                 self._engine = self._make_engine(frozen, **options)
         return self._engine
+
+
+def average_views_of(model: object) -> str:
+    """How a model averages the views of a video in a plain test: its attribute ``average_views``, or ``'score'``, their mean logits."""
+    return str(getattr(model, 'average_views', 'score'))
 
 
 class _Unfrozen:

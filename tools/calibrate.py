@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     goals = parser.add_argument_group('goal (one of these)').add_mutually_exclusive_group(required=True)
     goals.add_argument('--budget-gflops', type=float, metavar='X', help='highest accuracy within X GFLOPs per sample on average')
     goals.add_argument('--budget-ms', type=float, metavar='X', help='the same in milliseconds, measured here and now')
-    goals.add_argument('--exit-fractions', type=float, nargs='+', metavar='P', help='fraction of the samples for each exit, such as 0.4 0.3 0.2 0.1')
+    goals.add_argument('--exit-fractions', type=float, nargs='+', metavar='P', help='fraction of the samples per exit: 0.4 0.3 0.2 0.1')
     goals.add_argument('--max-accuracy-drop', type=float, metavar='X', help='lowest cost at a loss of at most X (0.01 is one point)')
     parser.add_argument('--confidence-level', type=float, default=0.9, help='probability of that promise (default: %(default)s)')
     score_help = 'confidence measure for exit decisions (default: %(default)s)'

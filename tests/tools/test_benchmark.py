@@ -202,7 +202,7 @@ def test_tool_prints_a_table_and_keeps_figures(config: Path, call_tool: Tool, ca
     assert all(0 < row['p10_ms'] <= row['ms'] <= row['p90_ms'] for row in report['rows'])
 
 
-def test_tool_takes_the_shares_of_a_policy(config: Path, call_tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tool_takes_the_fractions_of_a_policy(config: Path, call_tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, given = config.with_name('policy.json'), {}
 
     def fake(network: Any, *args: Any, **options: Any) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
 from dynperceiver_runtime.engines.sessions import make_session
 from dynperceiver_runtime.policy.exit_policy import NEVER, ExitPolicy
 from dynperceiver_runtime.policy.scores import LARGEST_LOG_ODDS
@@ -61,7 +62,7 @@ class ScriptedPolicy(ExitPolicy):
         object.__setattr__(self, 'exit_index_S', np.asarray(exit_index_S))
 
     def decision_scores(self, exit_index: int, logits_SK: np.ndarray, sample_S: np.ndarray | None = None) -> np.ndarray:
-        """As sure as can be for who leaves at the exit or before, otherwise as unsure; the samples of a stream take turns with the script."""
+        """As sure as can be for who leaves at the exit or before, otherwise as unsure; samples of a stream take turns with the script."""
         count = len(super().decision_scores(exit_index, logits_SK, sample_S))
         script_S: np.ndarray = self.__dict__['exit_index_S']
         samples_S = np.arange(count) if sample_S is None else np.asarray(sample_S)
@@ -85,11 +86,11 @@ def fractions_of_policy(policy: ExitPolicy) -> tuple[float, ...]:
     """Fractions of the samples that a policy sent to each exit where it was made.
 
     Raises:
-        ValueError: If its record does not say.
+        UserError: If its record does not say.
     """
     fractions = None if policy.record is None else policy.record.expected.get('exit_fractions')
     if fractions is None:
-        raise ValueError(
+        raise UserError(
             'the policy does not record how many samples leave at each exit, on which its speed depends; make it with tools/calibrate.py, '
             'or give the fractions yourself'
         )

@@ -173,8 +173,8 @@ def read_policy_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Poli
     version = content.get('version')
     if not isinstance(version, int) or isinstance(version, bool) or version not in FIELDS:
         raise PolicyError(
-            f'{path} is a policy of version {version!r}, and this package reads versions {", ".join(map(str, FIELDS))}; update this package if '
-            f'the file is newer, or {REMEDY}'
+            f'{path} is a policy of version {version!r}, and this package reads versions {" and ".join(map(str, FIELDS))}; update this '
+            f'package if the file is newer, or {REMEDY}'
         )
     _check_names(path, content, ('format', 'version', *FIELDS[version]), '')
     if not isinstance(content['score'], str):

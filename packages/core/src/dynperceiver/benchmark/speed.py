@@ -6,11 +6,7 @@ Shape suffixes: S samples, E exits.
 from __future__ import annotations
 
 import copy
-import io
-import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -141,31 +137,11 @@ def _session_call(session: Any, images_BCHW: Tensor) -> Callable[[], np.ndarray]
 
 
 def _onnx_session(model: nn.Module, image_size: tuple[int, int], num_threads: int | None) -> Any:
-    folded = fold(model, image_size)
+    from ..deployment.export.graphs import export_module, graph_bytes  # needs onnx and onnxscript, without which everything else runs
+
     frames = getattr(model, 'num_frames', 1)
-    rows: Any = torch.export.Dim('batch') if frames == 1 else frames * torch.export.Dim('clips')
-    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'torch.export', 'onnxscript', 'onnx_ir')]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter('ignore')
-            program = torch.onnx.export(
-                folded,
-                (torch.zeros(2 * frames, 3, *image_size),),
-                dynamo=True,
-                dynamic_shapes=({0: rows},),
-                input_names=['images'],
-                opset_version=20,
-                optimize=True,
-                verbose=False,
-            )
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-    assert program is not None
-    return make_session(program.model_proto.SerializeToString(), num_threads or torch.get_num_threads())
+    graph = export_module(fold(model, image_size), [torch.zeros(2 * frames, 3, *image_size)], ['images'], None, frames)
+    return make_session(graph_bytes(graph), num_threads or torch.get_num_threads())
 
 
 def _mix_call(runner: DynamicRunner, images: Any, batch_size: int, fractions: Sequence[float]) -> tuple[Callable[[], None], int]:

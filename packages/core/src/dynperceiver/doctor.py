@@ -301,7 +301,7 @@ def _absent(name: str, remedy: str, label: str | None = None) -> Finding:
 
 def _repairs_for(name: str) -> list[str]:
     """Import those of our packages that need a distribution, which puts their repairs of it in place; what these are, in words."""
-    found = []
+    found: list[str] = []
     for user in USERS[name]:
         package = user.replace('-', '_')
         with contextlib.suppress(Exception):  # what is broken in it is for check_own_packages to say

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime.files import open_atomically
+
 from ..analysis import count_exit_costs
 from ..deployment.runner import DynamicRunner
 from ..models import DynPerceiver, network_with_exits
@@ -83,15 +85,9 @@ class HeldOutLogits:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write them to an npz file, whole or not at all; a file of that name is replaced."""
-        path = Path(path)
-        partial = path.with_name(f'.{path.name}.partial')
-        try:
-            arrays: dict[str, Any] = {entry.name: np.asarray(getattr(self, entry.name)) for entry in fields(self)}
-            with partial.open('wb') as file:
-                np.savez(file, **arrays)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        arrays: dict[str, Any] = {entry.name: np.asarray(getattr(self, entry.name)) for entry in fields(self)}
+        with open_atomically(path, what='file of logits') as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], checkpoint: str, calibration_set: str, form: SampleForm) -> HeldOutLogits:

@@ -33,8 +33,8 @@ from dynperceiver.models import DynPerceiver
 from dynperceiver_runtime.engines.sessions import share_pool
 from dynperceiver_runtime.policy.exit_policy import NEVER
 
-SHARES = (0.4, 0.3, 0.1, 0.2)
-CLIP_SHARES = (0.5, 0.0, 0.0, 0.5)
+FRACTIONS = (0.4, 0.3, 0.1, 0.2)
+CLIP_FRACTIONS = (0.5, 0.0, 0.0, 0.5)
 NOBODY_LEAVES = ExitPolicy((NEVER,) * 3)
 ACTION_CONFIG = Path(__file__).parents[1] / 'configs' / 'action' / 'tsm_dynperceiver.py'
 
@@ -85,13 +85,13 @@ def pictures(count: int, seed: int = 0) -> torch.Tensor:
     return noise * (0.5 + torch.rand(count, 1, 1, 1, generator=generator)) + torch.randn(count, 3, 1, 1, generator=generator)
 
 
-def solved_policy(runner: DynamicRunner, batches: Sequence[Any], shares: Sequence[float]) -> ExitPolicy:
+def solved_policy(runner: DynamicRunner, batches: Sequence[Any], fractions: Sequence[float]) -> ExitPolicy:
     """A policy whose thresholds are solved on the scores of these very samples; logits are scaled so that their scores differ."""
     logits_ESK = np.concatenate([runner.full_logits(batch) for batch in batches], 1)
     spread_E = logits_ESK.std(axis=(1, 2)) / 2
     loose = ExitPolicy((0.0,) * (len(logits_ESK) - 1), temperature=tuple(spread_E.tolist()))
     score_ES = np.stack([loose.score_of(k, logits_SK) for k, logits_SK in enumerate(logits_ESK)])
-    return ExitPolicy(as_policy_thresholds(solve_thresholds(score_ES, shares)), temperature=loose.temperature)
+    return ExitPolicy(as_policy_thresholds(solve_thresholds(score_ES, fractions)), temperature=loose.temperature)
 
 
 def step_ms(name: str, ms: float) -> str:
@@ -142,7 +142,7 @@ def onnx_segments(args: argparse.Namespace) -> Iterator[Row]:
 
 def saving(full: DynamicRunner, batches: Sequence[Any], gflops_E: np.ndarray, rounds: int) -> tuple[float, float, str]:
     """Speed-up of a policy over the full network, in time and in GFLOPs; several batches come as a stream."""
-    dynamic = DynamicRunner(None, solved_policy(full, batches, SHARES), full.engine)
+    dynamic = DynamicRunner(None, solved_policy(full, batches, FRACTIONS), full.engine)
 
     def answer() -> np.ndarray:
         results = [dynamic(batches[0])] if len(batches) == 1 else dynamic.stream(batches, len(batches[0]))
@@ -195,7 +195,7 @@ def clips(args: argparse.Namespace) -> Iterator[Row]:
     frames = pictures(8 * num_clips)
     videos, array = frames.view(num_clips, 8, 3, 224, 224), frames.numpy()
     full = DynamicRunner(model, NOBODY_LEAVES, 'onnxruntime', num_threads=args.threads)
-    dynamic = DynamicRunner(None, solved_policy(full, [array], CLIP_SHARES), full.engine)
+    dynamic = DynamicRunner(None, solved_policy(full, [array], CLIP_FRACTIONS), full.engine)
 
     def run_tsm() -> None:
         with torch.inference_mode():

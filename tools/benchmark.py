@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
-from dynperceiver.benchmark.speed import measure_speed, shares_of_policy, speed_table
+from dynperceiver.benchmark.speed import fractions_of_policy, measure_speed, speed_table
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import BACKENDS, ExitPolicy
 from dynperceiver.launch import add_shape, check_output, image_size, load_network, read_config, run_tool, tool_parser
@@ -29,8 +29,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', help="where PyTorch computes, for example 'cuda' (default: the CPU)")
     add_shape(parser)
     mix = parser.add_mutually_exclusive_group()
-    mix.add_argument('--policy', metavar='POLICY.json', help='time the exits in the shares that this policy of tools/calibrate.py expects')
-    mix.add_argument('--exit-shares', type=float, nargs='+', metavar='SHARE', help='the same for shares of your own: 0.4 0.3 0.1 0.2')
+    mix.add_argument('--policy', metavar='POLICY.json', help='time the exits in the fractions that this policy of tools/calibrate.py expects')
+    mix.add_argument('--exit-fractions', type=float, nargs='+', metavar='FRACTION', help='the same for fractions of your own: 0.4 0.3 0.1 0.2')
     parser.add_argument('--static', action=argparse.BooleanOptionalAction, default=True, help='time the static trunk (default: yes)')
     parser.add_argument('--eager', action='store_true', help='time network and static trunk in plain PyTorch as well')
     parser.add_argument('--rounds', type=int, default=15, help='rounds in which all take turns (default: %(default)s)')
@@ -62,7 +62,7 @@ def main() -> None:
             args.backend,
             args.batch_sizes,
             image_size(args.shape, cfg),
-            exit_shares=args.exit_shares if policy is None else shares_of_policy(policy),
+            exit_fractions=args.exit_fractions if policy is None else fractions_of_policy(policy),
             static=args.static,
             eager=args.eager,
             num_threads=args.threads,

@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     goals = parser.add_argument_group('goal (one of these)').add_mutually_exclusive_group(required=True)
     goals.add_argument('--budget-gflops', type=float, metavar='X', help='highest accuracy within X GFLOPs per sample on average')
     goals.add_argument('--budget-ms', type=float, metavar='X', help='the same in milliseconds, measured here and now')
-    goals.add_argument('--exit-fractions', type=float, nargs='+', metavar='SHARE', help='share of the samples to leave at each exit')
+    goals.add_argument('--exit-fractions', type=float, nargs='+', metavar='FRACTION', help='fraction of the samples to leave at each exit')
     goals.add_argument('--max-accuracy-drop', type=float, metavar='X', help='lowest cost at a loss of at most X (0.01 is one point)')
     parser.add_argument('--confidence-level', type=float, default=0.9, help='probability of that promise (default: %(default)s)')
     parser.add_argument('--score', choices=list(SCORES), default='confidence', help='how sure an exit is (default: %(default)s)')

@@ -29,7 +29,7 @@ from dynperceiver.viz import (
     choose_groups,
     draw_attention,
     draw_gallery,
-    leaving_shares,
+    leaving_fractions,
     make_card,
     sample_image,
 )
@@ -86,7 +86,7 @@ def main() -> None:
             groups.append(CardGroup('Given with --images', 'of unknown label', cards))
             card = cards[0]
     name = f'{Path(args.config).stem}, {args.split} images'
-    subtitle = leaving_shares(answers, args.threshold) if args.threshold else f'{len(answers.label_S)} images'
+    subtitle = leaving_fractions(answers, args.threshold) if args.threshold else f'{len(answers.label_S)} images'
     draw_gallery(groups, args.out_dir / 'gallery.png', f'What the exits answer: {name}', subtitle)
     draw_attention(card, {stage: weights_BHNM[0] for stage, weights_BHNM in weights.items()}, args.out_dir / 'attention.png')
     print('\n'.join([f'{group.title}: {group.note}' for group in groups]))

@@ -107,7 +107,7 @@ def test_report(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         return size * (float(name[-1]) if name.startswith('exit') else 2.5 if size == 1 else 0.5)
 
     seen = _made_up(monkeypatch, ms_of)
-    report = measure_speed(network, ['torch'], (4, 1), (32, 32), exit_shares=SHARES, eager=True, rounds=3)
+    report = measure_speed(network, ['torch'], (4, 1), (32, 32), exit_fractions=SHARES, eager=True, rounds=3)
     names = ['exit 1', 'exit 2', 'exit 3', 'exit 4', 'static trunk', 'policy', 'eager network', 'eager static trunk']
     assert seen == [names, names]
     rows = {(row['name'], row['batch_size']): row for row in report['rows']}
@@ -171,7 +171,7 @@ def test_exits_stop_where_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
         return TimingTable({name: np.ones(rounds) for name in calls}, dict.fromkeys(calls, 1))
 
     monkeypatch.setattr(speed, 'time_calls', fake)
-    measure_speed(network, ['torch'], [1], (32, 32), exit_shares=SHARES)
+    measure_speed(network, ['torch'], [1], (32, 32), exit_fractions=SHARES)
     assert [ran[f'exit {k}'] for k in (1, 2, 3, 4)] == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
     assert len(ran['policy']) == 16 + 12 * 2 + 4 * 3 + 8 * 4 and ran['static trunk'] == []
 
@@ -181,7 +181,7 @@ def test_exits_stop_where_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (dict(backends=['tensorrt']), "backend 'tensorrt' is unknown; choose among 'torch', 'onnxruntime'"),
         (dict(batch_sizes=(0, 1)), r'batch_sizes=\(0, 1\): pass one or more, each of 1 or more'),
-        (dict(exit_shares=(0.5, 0.5)), 'pass 4 numbers'),
+        (dict(exit_fractions=(0.5, 0.5)), 'pass 4 numbers'),
         (dict(num_threads=0), 'num_threads=0: pass 1 or more'),
     ],
 )
@@ -192,7 +192,7 @@ def test_wrong_numbers_are_named(network: Any, options: dict[str, Any], message:
 
 def test_tool_prints_a_table_and_keeps_figures(config: Path, call_tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
     out = config.with_name('result.json')
-    options = [*QUICK, '--exit-shares', *map(str, SHARES), '--threads', '1', '--out', out]
+    options = [*QUICK, '--exit-fractions', *map(str, SHARES), '--threads', '1', '--out', out]
     call_tool('benchmark', config, config.with_name('weights.pth'), *options)
     text = capsys.readouterr().out
     assert text.startswith('config: 0.') and 'faster than the' in text and f'{out} written' in text
@@ -210,14 +210,14 @@ def test_tool_takes_the_shares_of_a_policy(config: Path, call_tool: Tool, monkey
         raise ValueError('enough')
 
     monkeypatch.setattr(speed, 'measure_speed', fake)
-    ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(expected={'exit_shares': [0.25, 0.25, 0.1, 0.4]})).save(policy)
+    ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(expected={'exit_fractions': [0.25, 0.25, 0.1, 0.4]})).save(policy)
     with pytest.raises(SystemExit, match='enough'):
         call_tool('benchmark', config, *QUICK, '--policy', policy, '--no-static')
-    assert given['exit_shares'] == pytest.approx((0.25, 0.25, 0.1, 0.4)) and given['static'] is False
+    assert given['exit_fractions'] == pytest.approx((0.25, 0.25, 0.1, 0.4)) and given['static'] is False
     ExitPolicy((0.5, 0.5, 0.5)).save(policy)
     with pytest.raises(SystemExit, match=r'error: the policy does not record how many samples leave at each exit'):
         call_tool('benchmark', config, *QUICK, '--policy', policy)
-    ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(checkpoint='other', expected={'exit_shares': SHARES})).save(policy)
+    ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(checkpoint='other', expected={'exit_fractions': SHARES})).save(policy)
     with pytest.raises(SystemExit, match='error: the policy was made for the weights other'):
         call_tool('benchmark', config, config.with_name('weights.pth'), *QUICK, '--policy', policy)
 

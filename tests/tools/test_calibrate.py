@@ -162,8 +162,8 @@ def test_table_is_for_people(images: Task, kept: tuple[Path, Path, str, str]) ->
     path, _, out, err = kept
     policy, rows = ExitPolicy.load(path), [line.split() for line in out.splitlines()]
     assert policy.record is not None and policy.record.cost_gflops is not None
-    assert '\n40 held-out samples; shares of the exits 0.5 / 0.2 / 0.2 / 0.1; by confidence\n' in out
-    assert ['exit', 'threshold', 'share', 'accuracy', 'GFLOPs'] in rows
+    assert '\n40 held-out samples; fractions 0.5 / 0.2 / 0.2 / 0.1 at the exits; by confidence\n' in out
+    assert ['exit', 'threshold', 'fraction', 'accuracy', 'GFLOPs'] in rows
     (first,) = [row for row in rows if row[:1] == ['1']]
     assert first[1] == f'{policy.thresholds[0]:.4f}' and first[2] == '50.0%' and first[4] == f'{policy.record.cost_gflops[0]:.4g}'
     (last,) = [row for row in rows if row[:1] == ['4']]
@@ -230,7 +230,7 @@ def test_video_of_several_views(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('flags', 'words'),
     [
-        ([*BUDGET, '--cfg-options', 'calibration_dataloader=None'], ['no calibration_dataloader', 'Remedy: add one']),
+        ([*BUDGET, '--cfg-options', 'calibration_dataloader=None'], ['no calibration_dataloader', '; add one']),
         ([*BUDGET, '--cfg-options', HELD_OUT_DATA], ['11 of its 11 samples are tested on', 'val/']),
         (
             [*BUDGET, '--cfg-options', HELD_OUT_DATA, 'calibration_dataloader.dataset.data_prefix.img_path=train'],
@@ -270,7 +270,7 @@ def test_files_are_replaced_on_request_alone(images: Task, kept: tuple[Path, Pat
     assert f'--save-logits {path} exists already' in message
     assert path.read_text() == 'mine'
     images.calibrate(path, *flags, '--overwrite')
-    assert json.loads(path.read_text())['record']['expected']['exit_shares'] == [1, 0, 0, 0]
+    assert json.loads(path.read_text())['record']['expected']['exit_fractions'] == [1, 0, 0, 0]
 
 
 def test_a_part_of_the_training_data_counts_by_what_the_checkpoint_saw(images: Task, tmp_path: Path) -> None:
@@ -284,7 +284,13 @@ def test_a_part_of_the_training_data_counts_by_what_the_checkpoint_saw(images: T
     assert 'train with --cfg-options train_dataloader.dataset.part=train train_dataloader.dataset.holdout=0.25' in message
     trained = Config(dict(train_dataloader=images.cfg.train_dataloader.to_dict()), format_python_code=False)
     trained.train_dataloader.dataset.update(data_root=str(tmp_path / 'data'), part='train', holdout=0.25)
-    policy = images.calibrate(tmp_path / 'b.json', *flags, checkpoint=images.save(tmp_path / 'left_out.pth', trained))
+    older = images.save(tmp_path / 'older.pth', trained)  # than seeds: its text is that of a config that names none
+    message = images.refused(tmp_path / 'b.json', *flags, checkpoint=older)
+    same_part = 'calibration_dataloader.dataset.split_seed=None'
+    assert 'samples were trained on' in message and f'with --cfg-options {same_part}; or train' in message
+    assert images.calibrate(tmp_path / 'b.json', *flags, same_part, checkpoint=older).record is not None
+    trained.train_dataloader.dataset.split_seed = 0
+    policy = images.calibrate(tmp_path / 'c.json', *flags, checkpoint=images.save(tmp_path / 'left_out.pth', trained))
     assert policy.record is not None and policy.record.num_samples == 10
 
 

@@ -106,7 +106,7 @@ def test_crosses_are_of_the_samples_that_ran(monkeypatch: pytest.MonkeyPatch) ->
     index_S = np.array([0, 13, 26, 39])
     assert all(torch.equal(image[0], loader.dataset[number]) for image, number in zip(seen, index_S, strict=True))
     answers = [logits_ESK[k, number].argmax() == labels_S[number] for k, number in enumerate(index_S)]
-    assert (cross.accuracy, cross.ms, cross.exit_shares) == (np.mean(answers), 2.5, (0.25,) * 4)
+    assert (cross.accuracy, cross.ms, cross.exit_fractions) == (np.mean(answers), 2.5, (0.25,) * 4)
     assert '2.500 ms measured, 2.500 ms by the exits (1.00)' in report.text
     assert 'a machine' in report.caption and 'faster than X' in report.caption
 

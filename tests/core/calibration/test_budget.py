@@ -89,7 +89,7 @@ def test_a_curve_of_a_network_that_gets_better() -> None:
     for budget in (0.6, 0.8, 1.0, 1.1):
         policy, evaluation = search.solve(budget)
         assert 0.99 * budget < evaluation.mean_cost <= budget
-        assert sum(evaluation.exit_shares) == pytest.approx(1)
+        assert sum(evaluation.exit_fractions) == pytest.approx(1)
         gains.append(evaluation.accuracy - evaluate(search.geometric_policy(budget), held_out, GFLOPS).accuracy)
         refined.append(evaluation.accuracy - search.solve(budget, refine=False)[1].accuracy)
         assert policy.num_exits == 4
@@ -103,8 +103,8 @@ def test_the_geometric_family_spends_its_budget() -> None:
     search = BudgetSearch(held_out, GFLOPS)
     for budget in (0.6, 0.9, 1.2):
         assert 0.995 * budget < evaluate(search.geometric_policy(budget), held_out, GFLOPS).mean_cost <= budget
-    assert evaluate(search.geometric_policy(0.46), held_out, GFLOPS).exit_shares[0] == 1
-    assert evaluate(search.geometric_policy(1.3), held_out, GFLOPS).exit_shares[3] > 0.99
+    assert evaluate(search.geometric_policy(0.46), held_out, GFLOPS).exit_fractions[0] == 1
+    assert evaluate(search.geometric_policy(1.3), held_out, GFLOPS).exit_fractions[3] > 0.99
 
 
 def test_a_large_budget_is_spent_only_where_it_helps() -> None:
@@ -113,10 +113,10 @@ def test_a_large_budget_is_spent_only_where_it_helps() -> None:
     held_out = HeldOutScores(score_ES, np.stack([easy_S, easy_S, np.ones(200, bool)]))
     policy, evaluation = BudgetSearch(held_out, (1, 2, 3)).solve(5.0)
     assert evaluation.accuracy == 1
-    assert evaluation.exit_shares == pytest.approx((easy_S.mean(), 0, (~easy_S).mean()))
+    assert evaluation.exit_fractions == pytest.approx((easy_S.mean(), 0, (~easy_S).mean()))
     assert policy.thresholds[0] == pytest.approx(0.4, abs=0.01)
     right_at_the_end = HeldOutScores(score_ES, np.repeat([[False], [False], [True]], 200, axis=1))
-    assert BudgetSearch(right_at_the_end, (1, 2, 3)).solve(3)[1].exit_shares == (0, 0, 1)
+    assert BudgetSearch(right_at_the_end, (1, 2, 3)).solve(3)[1].exit_fractions == (0, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -156,15 +156,15 @@ def test_the_only_level_between_all_and_nobody_is_the_middle() -> None:
 
 def test_one_sample() -> None:
     held_out = HeldOutScores(np.array([[0.4], [0.6]]), np.array([[False], [True]]))
-    assert BudgetSearch(held_out, (1, 2)).solve(1)[1].exit_shares == (1, 0)
-    assert BudgetSearch(held_out, (1, 2)).solve(2)[1].exit_shares == (0, 1)
+    assert BudgetSearch(held_out, (1, 2)).solve(1)[1].exit_fractions == (1, 0)
+    assert BudgetSearch(held_out, (1, 2)).solve(2)[1].exit_fractions == (0, 1)
 
 
 def test_samples_that_all_score_alike() -> None:
     held_out = HeldOutScores(np.full((4, 500), 1.0), np.random.default_rng(0).random((4, 500)) < 0.5)
     for point in tradeoff_curve(held_out, GFLOPS, 5):
         assert point.evaluation.mean_cost <= point.budget
-        assert max(point.evaluation.exit_shares) == 1
+        assert max(point.evaluation.exit_fractions) == 1
 
 
 def test_curves_are_quick() -> None:

@@ -29,11 +29,11 @@ def golden() -> GoldenThresholds:
     return golden_thresholds()
 
 
-def _reference_gflops(shares: tuple[float, ...]) -> float:
+def _reference_gflops(fractions: tuple[float, ...]) -> float:
     """The mean cost as the golden file has it: summed in float32."""
     total = np.float32(0)
-    for share, cost in zip(shares, GFLOPS, strict=True):
-        total += np.float32(share) * np.float32(cost)
+    for fraction, cost in zip(fractions, GFLOPS, strict=True):
+        total += np.float32(fraction) * np.float32(cost)
     return float(total)
 
 
@@ -50,7 +50,7 @@ def test_golden_thresholds(golden: GoldenThresholds) -> None:
             for thresholds in (policy, threshold_E):
                 evaluation = evaluate(thresholds, samples, GFLOPS)
                 assert evaluation.accuracy * 100 == pytest.approx(row[f'{half}_accuracy'], rel=1e-14)
-                assert _reference_gflops(evaluation.exit_shares) == row[f'{half}_gflops']
+                assert _reference_gflops(evaluation.exit_fractions) == row[f'{half}_gflops']
                 assert evaluation.mean_cost == pytest.approx(row[f'{half}_gflops'], rel=3e-7)
 
 
@@ -120,13 +120,13 @@ def test_evaluate_by_hand() -> None:
         np.array([[True, False, False, False], [False, False, True, True], [False, True, True, False]]),
     )
     evaluation = evaluate((0.9, 0.4), held_out, (1, 2, 4))
-    assert evaluation.exit_shares == (0.25, 0.5, 0.25)
+    assert evaluation.exit_fractions == (0.25, 0.5, 0.25)
     assert evaluation.accuracy == 0.75  # samples 0, 2 and 3
     assert evaluation.mean_cost == 0.25 * 1 + 0.5 * 2 + 0.25 * 4
-    assert evaluate((1.5, 0.0), held_out, (1, 2, 4)).exit_shares == (0, 1, 0)
+    assert evaluate((1.5, 0.0), held_out, (1, 2, 4)).exit_fractions == (0, 1, 0)
     sure = HeldOutScores(np.ones((2, 3)), np.ones((2, 3), bool))
     for thresholds in ((1 + 1e-7,), ExitPolicy((1 + 1e-7,))):
-        assert evaluate(thresholds, sure, (1, 2)).exit_shares == (0, 1)
+        assert evaluate(thresholds, sure, (1, 2)).exit_fractions == (0, 1)
     baseline = random_exit_baseline(held_out, (1, 2, 4), (0.25, 0.5, 0.25))
     assert baseline.accuracy == 0.25 * 0.25 + 0.5 * 0.5 + 0.25 * 0.5
     assert baseline.mean_cost == evaluation.mean_cost
@@ -139,7 +139,7 @@ def test_evaluate_by_hand() -> None:
 def test_scores_beat_random_exits() -> None:
     held_out = network_scores(4000)
     evaluation = evaluate((0.6, 0.7, 0.7), held_out, GFLOPS)
-    baseline = random_exit_baseline(held_out, GFLOPS, evaluation.exit_shares)
+    baseline = random_exit_baseline(held_out, GFLOPS, evaluation.exit_fractions)
     assert baseline.mean_cost == pytest.approx(evaluation.mean_cost)
     assert evaluation.accuracy > baseline.accuracy + 0.05
 
@@ -225,10 +225,10 @@ def test_policies_come_with_a_record(goal: dict[str, Any], score: str, tmp_path:
         'mean_ms': np.asarray(MS)[exit_S].mean(),
     }
     assert {name: record.expected[name] for name in expected} == pytest.approx(expected)
-    assert record.expected['exit_shares'] == pytest.approx(np.bincount(exit_S, minlength=4) / 2000)
+    assert record.expected['exit_fractions'] == pytest.approx(np.bincount(exit_S, minlength=4) / 2000)
     assert len(record.expected) == 5
     if 'exit_fractions' in goal:
-        assert record.expected['exit_shares'] == pytest.approx([0.4, 0.3, 0.2, 0.1], abs=1e-3)
+        assert record.expected['exit_fractions'] == pytest.approx([0.4, 0.3, 0.2, 0.1], abs=1e-3)
     assert record.expected['mean_gflops'] <= goal.get('budget_gflops', np.inf)
     assert record.expected['mean_ms'] <= goal.get('budget_ms', np.inf)
     if 'max_accuracy_drop' in goal:
@@ -269,7 +269,7 @@ def test_temperatures_are_fitted_on_request() -> None:
         ({'budget_ms': np.inf, 'cost_ms': MS}, 'a budget of inf: budgets are finite'),
         ({'budget_ms': 1, 'cost_ms': (1, 2)}, 'costs of 2 exits do not go with logits of 4'),
         ({'exit_fractions': (0.5, 0.5, 0.5, 0.5)}, 'sum up to 2'),
-        ({'max_accuracy_drop': 1.0}, 'a share of the samples in .*one point of accuracy'),
+        ({'max_accuracy_drop': 1.0}, 'a fraction of the samples in .*one point of accuracy'),
         ({'max_accuracy_drop': 0.1, 'confidence_level': 1}, 'a probability in .*1 cannot be had'),
         ({'exit_fractions': (1, 0, 0, 0), 'temperature': 'x'}, "temperature='x': pass a number, one number per exit, or 'fit'"),
     ],

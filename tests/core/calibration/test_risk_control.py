@@ -91,7 +91,7 @@ def test_few_samples_promise_nothing() -> None:
     for num_samples in (1, 3, 60):
         held_out = network_scores(num_samples)
         found = control_risk(held_out, GFLOPS, 0.005)
-        assert evaluate(found.policy, held_out, GFLOPS).exit_shares == (0, 0, 0, 1)
+        assert evaluate(found.policy, held_out, GFLOPS).exit_fractions == (0, 0, 0, 1)
         assert (found.num_accepted, found.p_value) == (0, 0)
 
 

@@ -36,14 +36,14 @@ def test_wilson_interval(accuracy: float, count: int, low: float, high: float) -
     assert wilson_interval(accuracy, count) == (pytest.approx(low, abs=2e-6), pytest.approx(high, abs=2e-6))
 
 
-def test_wilson_interval_ends_where_the_share_is_two_standard_errors_away() -> None:
+def test_wilson_interval_ends_where_the_fraction_is_two_standard_errors_away() -> None:
     for end in wilson_interval(0.7, 400, z=2.0):
         assert abs(end - 0.7) == pytest.approx(2 * (end * (1 - end) / 400) ** 0.5)
 
 
 @pytest.mark.parametrize(('accuracy', 'count'), [(-0.1, 5), (1.1, 5), (0.5, 0)])
-def test_wilson_interval_needs_a_share(accuracy: float, count: int) -> None:
-    with pytest.raises(ValueError, match=r'pass a share from 0 to 1, taken on 1 or more samples'):
+def test_wilson_interval_needs_a_fraction(accuracy: float, count: int) -> None:
+    with pytest.raises(ValueError, match=r'pass a fraction from 0 to 1, taken on 1 or more samples'):
         wilson_interval(accuracy, count)
 
 
@@ -54,7 +54,7 @@ def test_exits_are_judged_on_test_samples(points: Any) -> None:
     assert [row.accuracy for row in rows] == pytest.approx(TEST.correct_ES.mean(1).tolist())
     assert [row.num_samples for row in rows] == [500] * 4
     assert all((row.low, row.high) == wilson_interval(row.accuracy, 500) and row.low < row.accuracy < row.high for row in rows)
-    assert rows[2].exit_shares == (0, 0, 1, 0)
+    assert rows[2].exit_fractions == (0, 0, 1, 0)
 
 
 @pytest.mark.parametrize(('unit', 'costs'), [('gflops', GFLOPS), ('ms', MS)])
@@ -66,8 +66,8 @@ def test_curve_is_solved_on_held_out_and_judged_on_test_samples(points: Any, uni
         policy = HELD_OUT.policy(row.thresholds)
         assert evaluate(policy, HELD_OUT, costs).mean_cost <= row.budget + 1e-9
         judged = evaluate(policy, TEST, GFLOPS)
-        assert (row.accuracy, row.gflops, row.exit_shares) == (judged.accuracy, pytest.approx(judged.mean_cost), judged.exit_shares)
-        assert row.ms == pytest.approx(float(np.dot(row.exit_shares, MS)))
+        assert (row.accuracy, row.gflops, row.exit_fractions) == (judged.accuracy, pytest.approx(judged.mean_cost), judged.exit_fractions)
+        assert row.ms == pytest.approx(float(np.dot(row.exit_fractions, MS)))
 
 
 def test_policies_of_the_last_curve_are_kept(points: Any) -> None:
@@ -76,11 +76,11 @@ def test_policies_of_the_last_curve_are_kept(points: Any) -> None:
     assert list(points.held_out_accuracies) == [evaluate(policy, HELD_OUT, MS).accuracy for policy in points.policies]
 
 
-def test_random_exits_have_the_same_shares_and_cost_and_are_worse(points: Any) -> None:
+def test_random_exits_have_the_same_fractions_and_cost_and_are_worse(points: Any) -> None:
     for chosen, chance in zip(_rows(points, DYNAMIC), _rows(points, RANDOM), strict=True):
-        assert chance.exit_shares == chosen.exit_shares and chance.budget == chosen.budget
+        assert chance.exit_fractions == chosen.exit_fractions and chance.budget == chosen.budget
         assert (chance.gflops, chance.ms) == (pytest.approx(chosen.gflops), chosen.ms)
-        assert chance.accuracy == pytest.approx(float(np.dot(chosen.exit_shares, TEST.correct_ES.mean(1))), abs=1e-6)
+        assert chance.accuracy == pytest.approx(float(np.dot(chosen.exit_fractions, TEST.correct_ES.mean(1))), abs=1e-6)
     inner = list(zip(_rows(points, DYNAMIC), _rows(points, RANDOM), strict=True))[2:6]
     assert all(chosen.accuracy > chance.accuracy for chosen, chance in inner)
 
@@ -121,5 +121,5 @@ def test_table_holds_every_point(points: Any, tmp_path: Path) -> None:
             row.series, row.accuracy, row.gflops, row.ms,
         )  # fmt: skip
         assert tuple(map(float, line['thresholds'].split())) == row.thresholds
-        assert tuple(map(float, line['exit_shares'].split())) == row.exit_shares
+        assert tuple(map(float, line['exit_fractions'].split())) == row.exit_fractions
     assert lines[0]['budget'] == '' and float(lines[4]['budget']) == GFLOPS[0]

@@ -174,10 +174,10 @@ def test_cap_moves_all_to_earlier_exits_and_expects_nothing(tmp_path: Path) -> N
     path = save(tmp_path, thresholds=(2.0, 2.0, 2.0), expected={'accuracy': 0.5})
     model = Model(network())
     found = runner_of(tmp_path, model, ExitPolicyHook(path, max_exit=1)).test()
-    assert found['dynamic/exit2_share'] == 1
+    assert found['dynamic/exit2_fraction'] == 1
     assert model.seen[0].expected == {}
     model = Model(network())
-    assert runner_of(tmp_path, model, ExitPolicyHook(path, max_exit=3)).test()['dynamic/exit4_share'] == 1
+    assert runner_of(tmp_path, model, ExitPolicyHook(path, max_exit=3)).test()['dynamic/exit4_fraction'] == 1
     assert model.seen[0].expected == {'accuracy': 0.5}
 
 

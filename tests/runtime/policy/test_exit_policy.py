@@ -205,7 +205,7 @@ def test_policy_keeps_tuples_of_floats() -> None:
 def _recorded() -> ExitPolicy:
     record = PolicyRecord(
         'sha256:a', 'sha256:b', 300, {'exit_fractions': (0.1, np.float32(0.2))}, (0.1, 1 / 3, 0.5, 1), np.array([1, 2, 3, 4.5]), 'Rüdiger',
-        {'accuracy': 0.1 + 0.2, 'exit_shares': np.array([0.5, 0.5])},
+        {'accuracy': 0.1 + 0.2, 'exit_fractions': np.array([0.5, 0.5])},
     )  # fmt: skip
     return ExitPolicy((1 / 3, 0.1 + 0.2, NEVER), 'margin', (1, math.pi, 0.1 + 0.2, 1e3), record)
 

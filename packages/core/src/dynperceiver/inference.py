@@ -13,7 +13,7 @@ from dynperceiver_runtime import (
 )
 
 from .calibration import calibrate
-from .deployment import ENGINES, DynamicRunner, FrozenNetwork, TorchEngine, freeze
+from .deployment import ENGINES, DynamicRunner, FreezeError, FrozenNetwork, TorchEngine, freeze
 
 BACKENDS, Backend, BackendError = ENGINES, Engine, EngineError
 
@@ -26,6 +26,7 @@ __all__ = [
     'Engine',
     'EngineError',
     'ExitPolicy',
+    'FreezeError',
     'FrozenNetwork',
     'OnnxRuntimeEngine',
     'PolicyError',

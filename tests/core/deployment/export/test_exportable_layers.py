@@ -18,14 +18,15 @@ def exporting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize('bidirectional', [True, False])
 @pytest.mark.parametrize(('num_frames', 'channels'), [(4, 16), (1, 16), (3, 9), (3, 7)])
-def test_temporal_shift_in_slices(bidirectional: bool, num_frames: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporal_shift_writes_no_slices(bidirectional: bool, num_frames: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     shift = TemporalShift(num_frames, bidirectional=bidirectional)
     frames_BCHW = torch.randn(2 * num_frames, channels, 3, 2)
     frames_BCHW[0, 0, 0, 0] = torch.inf  # zeros at a clip's border are no products with what was there
-    expected = shift(frames_BCHW)
-    monkeypatch.setattr('torch.compiler.is_exporting', lambda: True)
     monkeypatch.setattr(torch.Tensor, '__setitem__', None)
-    assert torch.equal(shift(frames_BCHW), expected)
+    shifted_BCHW = shift(frames_BCHW)
+    assert not shifted_BCHW.isnan().any()
+    stays = channels < 8 or (num_frames > 1 and not bidirectional)  # else it moves out of the clip
+    assert int(shifted_BCHW.isinf().sum()) == stays
 
 
 @pytest.mark.parametrize('size', [(14, 14), (16, 14), (14, 9), (5, 5), (1, 30), (7, 7)])

@@ -1,4 +1,4 @@
-"""mmaction2's video and raw-frame data sets with :class:`~dynperceiver.data.BadSampleMixin`."""
+"""mmaction2's video and raw-frame data sets with what our data sets do about broken files and held-out parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmaction.datasets import RawframeDataset as _RawframeDataset
 from mmaction.datasets import VideoDataset as _VideoDataset
 from mmengine.fileio import list_from_file
 
-from dynperceiver.data import BadSampleMixin, DatasetError, Fault, Reason, jpeg_looks_cut
+from dynperceiver.data import BadSampleMixin, DatasetError, Fault, HeldOutPartMixin, Reason, jpeg_looks_cut
 
 from ..registry import DATASETS
 from .diagnosis import diagnose_frame, diagnose_raw_frames, diagnose_video, quick_look, unique_ints
@@ -19,12 +19,22 @@ from .diagnosis import diagnose_frame, diagnose_raw_frames, diagnose_video, quic
 __all__ = ['RawframeDataset', 'VideoDataset']
 
 
+class _SplitByLabel(HeldOutPartMixin):
+    """Held-out parts of mmaction2's data sets."""
+
+    def split_label(self, info: dict[str, Any]) -> int | None:
+        """Return the label, None for a list of several and for the -1 of a line without one."""
+        label = info['label']
+        return label if isinstance(label, int) and label >= 0 else None
+
+
 @DATASETS.register_module()
-class VideoDataset(BadSampleMixin, _VideoDataset):
+class VideoDataset(_SplitByLabel, BadSampleMixin, _VideoDataset):
     """mmaction2's ``VideoDataset`` that names missing data, skips broken videos in training and refuses them in testing.
 
-    Takes the arguments of ``mmaction.datasets.VideoDataset`` and of :class:`~dynperceiver.data.BadSampleMixin`. Videos at URLs
-    are left to the pipeline alone.
+    Takes the arguments of ``mmaction.datasets.VideoDataset``, of :class:`~dynperceiver.data.BadSampleMixin` and of
+    :class:`~dynperceiver.data.HeldOutPartMixin` (``part``, ``holdout``, ``split_seed``, ``group_pattern``). Videos at URLs are left to the
+    pipeline alone.
     """
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -64,11 +74,12 @@ class VideoDataset(BadSampleMixin, _VideoDataset):
 
 
 @DATASETS.register_module()
-class RawframeDataset(BadSampleMixin, _RawframeDataset):
+class RawframeDataset(_SplitByLabel, BadSampleMixin, _RawframeDataset):
     """mmaction2's ``RawframeDataset`` that names missing data, skips broken samples in training and refuses them in testing.
 
-    Takes the arguments of ``mmaction.datasets.RawframeDataset`` and of :class:`~dynperceiver.data.BadSampleMixin`. Frames at
-    URLs are left to the pipeline alone.
+    Takes the arguments of ``mmaction.datasets.RawframeDataset``, of :class:`~dynperceiver.data.BadSampleMixin` and of
+    :class:`~dynperceiver.data.HeldOutPartMixin` (``part``, ``holdout``, ``split_seed``, ``group_pattern``). Clips of one folder of frames
+    (``with_offset=True``) are a group without a pattern, too. Frames at URLs are left to the pipeline alone.
     """
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -90,6 +101,15 @@ class RawframeDataset(BadSampleMixin, _RawframeDataset):
     def sample_path(self, info: dict[str, Any]) -> str:
         """Return the folder of the frames."""
         return info['frame_dir']
+
+    def split_name(self, info: dict[str, Any]) -> str:
+        """Return the folder's path below the folder of the data, with the first frame where clips share folders."""
+        name = super().split_name(info)
+        return f'{name} from frame {info["offset"]}' if 'offset' in info else name
+
+    def split_group(self, info: dict[str, Any]) -> str | None:
+        """Return the folder where clips share folders, because neighbouring clips are nearly the same."""
+        return super().split_name(info) if 'offset' in info else None
 
     def fault_before(self, info: dict[str, Any]) -> Fault | None:
         """Look for an annotation without frames, from which mmaction2 would sample what is not there or, on some machines, frame 1."""

@@ -9,11 +9,12 @@ from typing import Any
 
 from mmengine.logging import print_log
 
+from dynperceiver.data import in_words
 from dynperceiver_runtime import UserError
 from dynperceiver_runtime.files import reading
 
 from ..registry import DATASETS
-from .base import ImageDataset, in_words
+from .base import ImageDataset
 
 __all__ = ['IMAGE_EXTENSIONS', 'ImageFolder', 'find_images', 'list_folders']
 

@@ -5,24 +5,32 @@ Convolutions and matrix products count, attention's included; norms, biases, act
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..layers import copy_without_hooks, without_global_hooks
 from ..models import DynPerceiver
 
 __all__ = ['ExitCost', 'count_exit_costs', 'count_gmacs', 'meta_copy']
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """Copy of a model whose tensors have shapes but no memory: tracing it computes nothing, and attention decomposes into products."""
-    return copy.deepcopy(model).to('meta').eval().requires_grad_(False)
+    """Copy of a model whose tensors have shapes but no memory: tracing it computes nothing, and attention decomposes into products.
+
+    It has no hooks: they expect numbers.
+    """
+
+    def shape_only(tensor: Tensor) -> Tensor:
+        empty = torch.empty_like(tensor.detach(), device='meta')
+        return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+
+    return copy_without_hooks(model, shape_only).to('meta').eval()
 
 
 def count_gmacs(function: Callable[..., Any], *args: Any) -> float:
@@ -32,7 +40,7 @@ def count_gmacs(function: Callable[..., Any], *args: Any) -> float:
         function: Anything callable; with modules of :func:`meta_copy` nothing is computed.
         args: Its arguments, on the same device.
     """
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), without_global_hooks():
         warnings.simplefilter('ignore')
         with FlopCounterMode(display=False) as counter:
             function(*args)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dynperceiver_runtime.engines.sessions import make_session
 from dynperceiver_runtime.policy.exit_policy import NEVER, ExitPolicy
+from dynperceiver_runtime.policy.scores import LARGEST_LOG_ODDS
 
 from ..analysis import count_exit_costs, count_gmacs, meta_copy
 from ..calibration.held_out_scores import check_fractions
@@ -33,10 +34,10 @@ __all__ = [
     'ScriptedPolicy',
     'eager_call',
     'folded_call',
+    'fractions_of_policy',
     'measure_speed',
     'onnx_call',
     'script_exits',
-    'shares_of_policy',
     'speed_table',
     'static_trunk_of',
     'time_policies',
@@ -59,40 +60,40 @@ class ScriptedPolicy(ExitPolicy):
         super().__init__(thresholds=(1.0,) * (num_exits - 1))
         object.__setattr__(self, 'exit_index_S', np.asarray(exit_index_S))
 
-    def score_of(self, exit_index: int, logits_SK: np.ndarray, sample_S: np.ndarray | None = None) -> np.ndarray:
-        """1 for who leaves at the exit or before, otherwise 0; the samples of a stream take turns with the script."""
-        count = len(super().score_of(exit_index, logits_SK, sample_S))
+    def decision_scores(self, exit_index: int, logits_SK: np.ndarray, sample_S: np.ndarray | None = None) -> np.ndarray:
+        """As sure as can be for who leaves at the exit or before, otherwise as unsure; the samples of a stream take turns with the script."""
+        count = len(super().decision_scores(exit_index, logits_SK, sample_S))
         script_S: np.ndarray = self.__dict__['exit_index_S']
         samples_S = np.arange(count) if sample_S is None else np.asarray(sample_S)
-        return (script_S[samples_S % len(script_S)] <= exit_index).astype(np.float32)
+        return np.where(script_S[samples_S % len(script_S)] <= exit_index, LARGEST_LOG_ODDS, -LARGEST_LOG_ODDS)
 
 
-def script_exits(exit_shares: Sequence[float], num_samples: int, seed: int = 0) -> np.ndarray:
-    """Exits of samples in the given shares, as nearly as whole samples allow, in random order; int64 of shape (num_samples,).
+def script_exits(exit_fractions: Sequence[float], num_samples: int, seed: int = 0) -> np.ndarray:
+    """Exits of samples in the given fractions, as nearly as whole samples allow, in random order; int64 of shape (num_samples,).
 
     Raises:
-        ValueError: If the shares are negative or do not sum up to 1.
+        ValueError: If the fractions are negative or do not sum up to 1.
     """
-    share_E = check_fractions(exit_shares, len(exit_shares)).astype(np.float64)
-    wanted_E = share_E / share_E.sum() * num_samples
+    fraction_E = check_fractions(exit_fractions, len(exit_fractions)).astype(np.float64)
+    wanted_E = fraction_E / fraction_E.sum() * num_samples
     count_E = np.floor(wanted_E + 1e-6).astype(np.int64)
     count_E[np.argsort(count_E - wanted_E, kind='stable')[: num_samples - count_E.sum()]] += 1
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(count_E)), count_E))
 
 
-def shares_of_policy(policy: ExitPolicy) -> tuple[float, ...]:
-    """Shares of the samples that a policy sent to each exit where it was made.
+def fractions_of_policy(policy: ExitPolicy) -> tuple[float, ...]:
+    """Fractions of the samples that a policy sent to each exit where it was made.
 
     Raises:
         ValueError: If its record does not say.
     """
-    shares = None if policy.record is None else policy.record.expected.get('exit_shares')
-    if shares is None:
+    fractions = None if policy.record is None else policy.record.expected.get('exit_fractions')
+    if fractions is None:
         raise ValueError(
             'the policy does not record how many samples leave at each exit, on which its speed depends; make it with tools/calibrate.py, '
-            'or give the shares yourself'
+            'or give the fractions yourself'
         )
-    return tuple(float(share) for share in check_fractions(shares, policy.num_exits))
+    return tuple(float(fraction) for fraction in check_fractions(fractions, policy.num_exits))
 
 
 def static_trunk_of(network: DynPerceiver) -> StaticTrunk:
@@ -166,10 +167,10 @@ def _onnx_session(model: nn.Module, image_size: tuple[int, int], num_threads: in
     return make_session(program.model_proto.SerializeToString(), num_threads or torch.get_num_threads())
 
 
-def _mix_call(runner: DynamicRunner, images: Any, batch_size: int, shares: Sequence[float]) -> tuple[Callable[[], None], int]:
-    """A call that answers some batches whose samples leave in these shares, and its number of batches."""
+def _mix_call(runner: DynamicRunner, images: Any, batch_size: int, fractions: Sequence[float]) -> tuple[Callable[[], None], int]:
+    """A call that answers some batches whose samples leave in these fractions, and its number of batches."""
     num_batches = -(-MIX_SAMPLES // batch_size)
-    exit_index_S = script_exits(shares, num_batches * batch_size)
+    exit_index_S = script_exits(fractions, num_batches * batch_size)
     policies = [ScriptedPolicy(script_S, runner.served.num_exits) for script_S in np.split(exit_index_S, num_batches)]
 
     def call() -> None:
@@ -195,7 +196,7 @@ class _Contestants:
         self.session: Any = None
 
     def calls(
-        self, batch_size: int, image_size: tuple[int, int], shares: np.ndarray | None, eager: bool
+        self, batch_size: int, image_size: tuple[int, int], fractions: np.ndarray | None, eager: bool
     ) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
         """Calls by name, and how many batches a call answers where it is not one."""
         num_images, generator = batch_size * self.network.num_frames, torch.Generator().manual_seed(batch_size)
@@ -210,8 +211,8 @@ class _Contestants:
         elif self.trunk is not None:
             calls[STATIC] = folded_call(self.trunk, images_BCHW, self.device)
         batches: dict[str, int] = {}
-        if shares is not None:
-            calls[MIX], batches[MIX] = _mix_call(self.runner, images, batch_size, shares.tolist())
+        if fractions is not None:
+            calls[MIX], batches[MIX] = _mix_call(self.runner, images, batch_size, fractions.tolist())
         if eager and self.backend == 'torch':
             for name, model in {EAGER_NETWORK: self.network, EAGER_TRUNK: self.trunk}.items():
                 if model is not None:
@@ -265,7 +266,7 @@ def measure_speed(
     batch_sizes: Sequence[int] = (1, 8, 32),
     image_size: tuple[int, int] = (224, 224),
     *,
-    exit_shares: Sequence[float] | None = None,
+    exit_fractions: Sequence[float] | None = None,
     static: bool = True,
     eager: bool = False,
     num_threads: int | None = None,
@@ -281,7 +282,7 @@ def measure_speed(
         backends: Names in :data:`~dynperceiver.deployment.ENGINES`.
         batch_sizes: Samples per batch (clips, for video).
         image_size: Height and width in pixels.
-        exit_shares: Share of the samples that leave at each exit, for a mix of exits; it is timed over batches with these shares.
+        exit_fractions: Fraction of the samples that leave at each exit, for a mix of exits; it is timed over such batches.
         static: Whether to time the static trunk, folded and exported like the network.
         eager: Whether to time network and static trunk as they are trained, in PyTorch.
         num_threads: Threads; default PyTorch's.
@@ -291,12 +292,12 @@ def measure_speed(
         progress: Called with what is timed, the rounds done and all rounds.
 
     Returns:
-        ``machine``, ``image_size``, ``num_frames``, ``num_params``, ``exit_shares``, ``gmacs`` by name, ``crossovers`` (phrases per
+        ``machine``, ``image_size``, ``num_frames``, ``num_params``, ``exit_fractions``, ``gmacs`` by name, ``crossovers`` (phrases per
         backend), and ``rows``: a dict per backend, batch size and name with ``ms`` per sample (``p10_ms``, ``p90_ms``) and the times over
         the static trunk's and the full network's, ``over_static`` and ``over_full``.
 
     Raises:
-        ValueError: If a backend is unknown, a batch size is not positive, or the shares do not fit.
+        ValueError: If a backend is unknown, a batch size is not positive, or the fractions do not fit.
     """
     for name in backends:
         if name not in ENGINES:
@@ -304,13 +305,13 @@ def measure_speed(
     if not batch_sizes or min(batch_sizes) < 1:
         raise ValueError(f'batch_sizes={tuple(batch_sizes)}: pass one or more, each of 1 or more samples')
     trunk, num_exits = static_trunk_of(network), len(network.segments)
-    shares = None if exit_shares is None else check_fractions(exit_shares, num_exits).astype(float)
+    fractions = None if exit_fractions is None else check_fractions(exit_fractions, num_exits).astype(float)
     rows: list[dict[str, Any]] = []
     with num_torch_threads(num_threads) as threads:
         for backend in backends:
             contestants = _Contestants(network, trunk if static else None, backend, threads, device)
             for batch_size in sorted(set(batch_sizes)):
-                calls, batches = contestants.calls(batch_size, image_size, shares, eager)
+                calls, batches = contestants.calls(batch_size, image_size, fractions, eager)
                 show = None if progress is None else partial(progress, f'{backend}, batch size {batch_size}')
                 table = time_calls(calls, rounds, max_seconds=max_seconds, progress=show)
                 for timing in table.rows():
@@ -322,8 +323,8 @@ def measure_speed(
                     rows.append(row)
         machine = machine_description(threads, device)
     gmacs = {f'exit {cost.number}': cost.cost_gmacs for cost in count_exit_costs(network, *image_size)}
-    if shares is not None:
-        gmacs[MIX] = float(shares @ np.array(list(gmacs.values()))[:num_exits])
+    if fractions is not None:
+        gmacs[MIX] = float(fractions @ np.array(list(gmacs.values()))[:num_exits])
     gmacs[EAGER_NETWORK] = gmacs[f'exit {num_exits}']
     gmacs[STATIC] = gmacs[EAGER_TRUNK] = count_gmacs(meta_copy(trunk), torch.empty(network.num_frames, 3, *image_size, device='meta'))
     return dict(
@@ -331,10 +332,10 @@ def measure_speed(
         image_size=list(image_size),
         num_frames=network.num_frames,
         num_params=sum(parameter.numel() for parameter in network.parameters()),
-        exit_shares=None if shares is None else shares.tolist(),
+        exit_fractions=None if fractions is None else fractions.tolist(),
         gmacs={name: gmacs[name] for name in dict.fromkeys(row['name'] for row in rows)},
         rows=rows,
-        crossovers={backend: _crossovers(rows, backend) for backend in backends} if shares is not None else {},
+        crossovers={backend: _crossovers(rows, backend) for backend in backends} if fractions is not None else {},
     )
 
 
@@ -368,9 +369,9 @@ def speed_table(report: Mapping[str, Any]) -> str:
         for name in dict.fromkeys(row['name'] for row in own):
             cells = [f'{row["ms"]:>11.3f} {row[key]:>7.3f}x' for row in own if row['name'] == name]
             lines.append(f'{name:<20} {report["gmacs"][name]:>7.3g}' + ''.join(cells))
-        shares = report['exit_shares']
-        if shares:
-            exits = ' / '.join(f'{100 * share:.1f}' for share in shares)
-            lines.append(f'policy: {exits} % of the samples leave at exits 1-{len(shares)};')
+        fractions = report['exit_fractions']
+        if fractions:
+            exits = ' / '.join(f'{100 * fraction:.1f}' for fraction in fractions)
+            lines.append(f'policy: {exits} % of the samples leave at exits 1-{len(fractions)};')
             lines += [f'  {phrase}' for phrase in report['crossovers'][backend]]
     return '\n'.join(lines)

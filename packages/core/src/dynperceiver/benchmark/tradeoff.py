@@ -34,7 +34,7 @@ def _silent(what: str, items: Iterable[Any]) -> Iterable[Any]:
 
 
 def trunk_accuracy(model: nn.Module, loader: Any, progress: Progress = _silent) -> float:
-    """Share of a loader's samples that a classifier on a static trunk gets right.
+    """Fraction of a loader's samples that a classifier on a static trunk gets right.
 
     Args:
         model: The classifier, with its backbone and data preprocessor.
@@ -71,13 +71,13 @@ def _measured_rows(
     mean_ms_P, exit_index_PS = time_policies(runner, samples, policies)
     rows, lines = [], []
     for number, policy, mean_ms, exit_S in zip(numbers, policies, mean_ms_P.tolist(), exit_index_PS, strict=True):
-        share_E = np.bincount(exit_S, minlength=test.num_exits) / len(exit_S)
+        fraction_E = np.bincount(exit_S, minlength=test.num_exits) / len(exit_S)
         accuracy = float(test.correct_ES[exit_S, index_S].mean())
-        said_ms = float(share_E @ np.asarray(costs['cost_ms']))
+        said_ms = float(fraction_E @ np.asarray(costs['cost_ms']))
         rows.append(
             TradeoffRow.of(
-                MEASURED, f'{number + 1} of {len(points.policies)}', float(share_E @ np.asarray(costs['cost_gflops'])), mean_ms, accuracy,
-                len(exit_S), exit_shares=tuple(share_E.tolist()), thresholds=policy.thresholds,
+                MEASURED, f'{number + 1} of {len(points.policies)}', float(fraction_E @ np.asarray(costs['cost_gflops'])), mean_ms, accuracy,
+                len(exit_S), exit_fractions=tuple(fraction_E.tolist()), thresholds=policy.thresholds,
             )
         )  # fmt: skip
         lines.append(f'budget {number + 1}: {mean_ms:.3f} ms measured, {said_ms:.3f} ms by the exits ({mean_ms / said_ms:.2f})')
@@ -154,7 +154,7 @@ def measure_tradeoff(
         accuracy = trunk_accuracy(static, loader, progress)
     with num_torch_threads(num_threads):
         report = measure_speed(
-            network, [backend], sorted({1, *batch_sizes}), (form.height, form.width), exit_shares=mix.exit_shares, rounds=rounds
+            network, [backend], sorted({1, *batch_sizes}), (form.height, form.width), exit_fractions=mix.exit_fractions, rounds=rounds
         )
         single = {row['name']: row['ms'] * form.views for row in report['rows'] if row['batch_size'] == 1}
         cost_ms = tuple(np.maximum.accumulate([single[f'exit {k + 1}'] for k in range(judged.num_exits)]).tolist())
@@ -197,13 +197,13 @@ def _exit_lines(rows: Sequence[TradeoffRow]) -> list[str]:
 def _caption(mix: TradeoffRow, cost_gflops: Sequence[float], report: dict[str, Any], backend: str, num_crossed: int) -> str:
     phrases = ';\n'.join(report['crossovers'][backend])
     crosses = f' Crosses: {num_crossed} of the test samples.' if num_crossed else ''
-    shares = ' / '.join(f'{100 * share:.0f}' for share in mix.exit_shares)
+    fractions = ' / '.join(f'{100 * fraction:.0f}' for fraction in mix.exit_fractions)
     return '\n'.join(
         [
             f'Milliseconds: {backend}, batch size 1, {report["machine"]}. Bars and band: 95 % (Wilson).{crosses} The curve ends where more '
             'budget buys nothing on the held-out samples.',
             f'The policy within half a point of the full network on held-out samples: {100 * mix.gflops / cost_gflops[-1]:.0f} % of its '
-            f'GFLOPs, {shares} % of the samples at exits 1-{len(mix.exit_shares)}, {100 * mix.accuracy:.1f} % right.',
+            f'GFLOPs, {fractions} % of the samples at exits 1-{len(mix.exit_fractions)}, {100 * mix.accuracy:.1f} % right.',
             f'Crossover: {phrases}.',
         ]
     )

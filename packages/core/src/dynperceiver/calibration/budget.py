@@ -10,17 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynperceiver_runtime.policy.exit_policy import NEVER, TIE_TOLERANCE, ExitPolicy
+from dynperceiver_runtime.policy.exit_policy import ExitPolicy
+from dynperceiver_runtime.policy.exit_rule import first_exit, num_reached, num_reaching, reaches
 
-from .exit_fractions import as_policy_thresholds, solve_thresholds
-from .held_out_scores import Evaluation, HeldOutScores, check_costs, evaluate
+from .exit_fractions import solve_thresholds
+from .held_out_scores import Evaluation, HeldOutScores, check_costs, evaluate_exits
 
 __all__ = ['BudgetSearch', 'CostTable', 'TradeoffPoint', 'tradeoff_curve']
 
 GRID_POLICIES = 2**18
 MIN_LEVELS = 4  # per exit, where the grid has room for them
 SAMPLES_PER_LEVEL = 16  # a grid that is finer than the samples tells nothing
-COARSE_SHARES = (0.75, 0.5, 0.25)  # of the budget above exit 1's cost, for geometric fractions in the place of a fine grid
+COARSE_BUDGETS = (0.75, 0.5, 0.25)  # of the budget above exit 1's cost, for geometric fractions in the place of a fine grid
 MAX_SWEEPS = 6
 BISECTIONS = 24
 ROUNDING = 1e-12  # of sums of costs, relative
@@ -58,9 +59,9 @@ class CostTable:
         return len(self.gflops or self.ms or ())
 
     def saving(self, evaluation: Evaluation) -> float:
-        """Share of the full network's cost that is saved where samples leave as in ``evaluation``; in GFLOPs, if they are known."""
+        """Fraction of the full network's cost that is saved where samples leave as in ``evaluation``; in GFLOPs, if they are known."""
         cost_E = np.asarray(self.gflops or self.ms)
-        return 1 - float(np.asarray(evaluation.exit_shares) @ cost_E) / float(cost_E[-1])
+        return 1 - float(np.asarray(evaluation.exit_fractions) @ cost_E) / float(cost_E[-1])
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class BudgetSearch:
 
     The grid is coarser the more exits there are; for 20 exits and more there is none.
 
+    Thresholds are log-odds in here: those of a sample, ``-inf`` where all leave, or ``inf`` where nobody does.
+
     Args:
         held_out: The samples.
         costs: Cumulative cost per exit, in any unit.
@@ -104,13 +107,14 @@ class BudgetSearch:
     def __init__(self, held_out: HeldOutScores, costs: Sequence[float] | np.ndarray) -> None:
         self.held_out = held_out
         self.costs = check_costs(costs, held_out.num_exits)
-        self._order_JS = np.argsort(-held_out.score_ES[:-1], axis=1, kind='stable')
-        self._falling_JS = np.take_along_axis(held_out.score_ES[:-1], self._order_JS, 1)
+        self._log_odds_ES = held_out.decision_scores
+        self._order_JS = np.argsort(-self._log_odds_ES[:-1], axis=1, kind='stable')
+        self._falling_JS = np.take_along_axis(self._log_odds_ES[:-1], self._order_JS, 1)
         self._fill_grid()
 
     def _fill_grid(self) -> None:
         """Thresholds of the grid's policies that are cheaper than all that are as accurate, by rising cost and accuracy."""
-        score_ES, num_early, num_samples = self.held_out.score_ES, self.held_out.num_exits - 1, self.held_out.num_samples
+        num_early, num_samples = self.held_out.num_exits - 1, self.held_out.num_samples
         num_levels = _num_levels(num_early, num_samples)
         self._is_coarse = num_levels < MIN_LEVELS
         if num_levels < 2:
@@ -119,11 +123,8 @@ class BudgetSearch:
         pick_L = np.linspace(0, num_samples - 1, num_levels - 2).round().astype(np.int64)
         if num_levels == 3:
             pick_L = np.array([(num_samples - 1) // 2])
-        levels = [np.unique([0.0, *falling_S[pick_L].tolist(), NEVER]) for falling_S in self._falling_JS]
-        reached = [
-            np.searchsorted(level - TIE_TOLERANCE, score_S.astype(np.float64), side='right') - 1
-            for level, score_S in zip(levels, score_ES[:-1], strict=True)
-        ]
+        levels = [np.unique([-np.inf, *falling_S[pick_L].tolist(), np.inf]) for falling_S in self._falling_JS]
+        reached = [num_reached(log_odds_S, level) - 1 for level, log_odds_S in zip(levels, self._log_odds_ES[:-1], strict=True)]
         shape = tuple(map(len, levels))
         right = np.zeros(shape)
         cost = np.zeros(shape)
@@ -154,7 +155,7 @@ class BudgetSearch:
         if budget < self.costs[0]:
             raise ValueError(
                 f'a budget of {budget:.6g}{unit} is below the cost of exit 1, {self.costs[0]:.6g}{unit}, and every sample pays that. '
-                f'Remedy: take a budget from {self.costs[0]:.6g} to {self.costs[-1]:.6g}{unit} (the full network), or a smaller network'
+                f'Take a budget from {self.costs[0]:.6g} to {self.costs[-1]:.6g}{unit} (the full network), or a smaller network'
             )
 
     def solve(self, budget: float, unit: str = '', refine: bool = True) -> tuple[ExitPolicy, Evaluation]:
@@ -172,7 +173,7 @@ class BudgetSearch:
             ValueError: If the budget is below the cost of exit 1.
         """
         self._check_budget(budget, unit)
-        starts = [np.zeros(self.held_out.num_exits - 1)]  # all leave at exit 1
+        starts = [np.full(self.held_out.num_exits - 1, -np.inf)]  # all leave at exit 1
         last = int(np.searchsorted(self._grid_cost_G, budget, side='right')) - 1
         if last >= 0:
             starts.append(self._grid_threshold_GJ[last])
@@ -180,28 +181,30 @@ class BudgetSearch:
             starts.append(self._geometric(budget))
         if self._is_coarse:
             span = min(budget, self.costs[-1]) - self.costs[0]
-            starts += [self._geometric(self.costs[0] + share * span) for share in COARSE_SHARES]
+            starts += [self._geometric(self.costs[0] + part * span) for part in COARSE_BUDGETS]
         if refine:
             starts += [self._refine(start_J, budget) for start_J in starts[1:]]
-        policies = [self.held_out.policy(start_J.tolist()) for start_J in starts]
-        solved = [(policy, evaluate(policy, self.held_out, self.costs)) for policy in policies]
-        fitting = [(policy, evaluation) for policy, evaluation in solved if evaluation.mean_cost <= budget]
-        return max(fitting, key=lambda entry: (entry[1].accuracy, -entry[1].mean_cost))
+        solved = [(start_J, self._evaluate(start_J)) for start_J in starts]
+        fitting = [(start_J, evaluation) for start_J, evaluation in solved if evaluation.mean_cost <= budget]
+        best_J, evaluation = max(fitting, key=lambda entry: (entry[1].accuracy, -entry[1].mean_cost))
+        return self.held_out.solved_policy(best_J), evaluation
+
+    def _evaluate(self, threshold_J: np.ndarray) -> Evaluation:
+        return evaluate_exits(first_exit(self._log_odds_ES, threshold_J), self.held_out, self.costs)
 
     def geometric_policy(self, budget: float) -> ExitPolicy:
         """The best policy of the family of geometric exit fractions for a budget, for comparison."""
         self._check_budget(budget, '')
-        return self.held_out.policy(self._geometric(budget).tolist())
+        return self.held_out.solved_policy(self._geometric(budget))
 
     def _geometric(self, budget: float) -> np.ndarray:
         """Thresholds for fractions p_k ~ q^k with the largest q whose mean cost is within the budget."""
         low, high = -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO
-        best_J = np.zeros(self.held_out.num_exits - 1)
+        best_J = np.full(self.held_out.num_exits - 1, -np.inf)
         for step in range(BISECTIONS):
             log_ratio = (low + high) / 2 if step else high
             weight_E = np.exp(log_ratio * np.arange(self.held_out.num_exits) - max(0.0, log_ratio * (self.held_out.num_exits - 1)))
-            solved_E = solve_thresholds(self.held_out.score_ES, weight_E / weight_E.sum(), self._order_JS)
-            threshold_J = np.asarray(as_policy_thresholds(solved_E))
+            threshold_J = solve_thresholds(self._log_odds_ES, weight_E / weight_E.sum(), self._order_JS)[:-1]
             if self._mean_cost(threshold_J) <= budget:
                 best_J, low = threshold_J, log_ratio
                 if step == 0:
@@ -210,30 +213,25 @@ class BudgetSearch:
                 high = log_ratio
         return best_J
 
-    def _leaves(self, k: int, threshold: float) -> np.ndarray:
-        if threshold > 1:
-            return np.zeros(self.held_out.num_samples, bool)
-        return np.asarray(self.held_out.score_ES[k] >= threshold - TIE_TOLERANCE)
-
     def _mean_cost(self, threshold_J: np.ndarray) -> float:
         waiting_S = np.ones(self.held_out.num_samples, bool)
         num_waiting = [self.held_out.num_samples]
         for k, threshold in enumerate(threshold_J):
-            waiting_S &= ~self._leaves(k, threshold)
+            waiting_S &= ~reaches(self._log_odds_ES[k], threshold)
             num_waiting.append(int(np.count_nonzero(waiting_S)))
-        share_E = -np.diff([*num_waiting, 0]) / self.held_out.num_samples
-        return float(share_E @ np.asarray(self.costs))
+        fraction_E = -np.diff([*num_waiting, 0]) / self.held_out.num_samples
+        return float(fraction_E @ np.asarray(self.costs))
 
     def _refine(self, threshold_J: np.ndarray, budget: float) -> np.ndarray:
         """Set one threshold after the other to the best one, the others being as they are, until nothing changes."""
         threshold_J = threshold_J.copy()
-        leaves_JS = np.stack([self._leaves(k, threshold) for k, threshold in enumerate(threshold_J)])
+        leaves_JS = np.stack([reaches(self._log_odds_ES[k], threshold) for k, threshold in enumerate(threshold_J)])
         value = (-1, 0.0)
         for _ in range(MAX_SWEEPS):
             before = value
             for k in range(len(threshold_J)):
                 threshold_J[k], value = self._best_threshold(k, leaves_JS, budget * self.held_out.num_samples * (1 - ROUNDING))
-                leaves_JS[k] = self._leaves(k, threshold_J[k])
+                leaves_JS[k] = reaches(self._log_odds_ES[k], threshold_J[k])
             if value == before:
                 break
         return threshold_J
@@ -253,14 +251,14 @@ class BudgetSearch:
             leaves_S = leaves_JS[j] & ~leaves_JS[:j].any(0)
             right += int(np.count_nonzero(correct_ES[j] & leaves_S))
             cost += self.costs[j] * int(np.count_nonzero(leaves_S))
-        order_S, falling_S = self._order_JS[k], self._falling_JS[k].astype(np.float64)
-        reach_S = np.searchsorted(-falling_S, -(falling_S - TIE_TOLERANCE), side='right') - 1
+        order_S, falling_S = self._order_JS[k], self._falling_JS[k]
+        reach_S = num_reaching(falling_S, falling_S) - 1
         right_S = np.concatenate([[right], right + np.cumsum(gain_S[order_S], dtype=np.int64)[reach_S]])
         cost_S = np.concatenate([[cost], cost + np.cumsum(saving_S[order_S])[reach_S]])
         right_S = np.where(cost_S <= total_budget, right_S, -1)
         best_S = np.flatnonzero(right_S == right_S.max())
         best = int(best_S[cost_S[best_S].argmin()])
-        return (NEVER if best == 0 else float(falling_S[best - 1])), (int(right_S[best]), -float(cost_S[best]))
+        return (np.inf if best == 0 else float(falling_S[best - 1])), (int(right_S[best]), -float(cost_S[best]))
 
 
 def tradeoff_curve(held_out: HeldOutScores, costs: Sequence[float] | np.ndarray, num_budgets: int = 33) -> list[TradeoffPoint]:

@@ -1,4 +1,4 @@
-"""Policies made from held-out samples: for given shares per exit, for a budget, or for a largest loss of accuracy.
+"""Policies made from held-out samples: for given fractions per exit, for a budget, or for a largest loss of accuracy.
 
 Shape suffixes: E exits, S samples, K classes.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy, PolicyRecord
 
 from .budget import BudgetSearch, CostTable
-from .exit_fractions import as_policy_thresholds, solve_thresholds
+from .exit_fractions import solve_thresholds
 from .held_out_scores import HeldOutScores, check_logits_and_labels, evaluate
 from .risk_control import control_risk, split_samples
 from .temperature import fit_temperature
@@ -63,12 +63,13 @@ def calibrate(
     Args:
         logits_ESK: Logits, shape (exits, samples, classes), or a sequence of one array per exit.
         labels_S: Class numbers, shape (samples,).
-        exit_fractions: Goal: share of the samples to leave at each exit; they sum up to 1. See
+        exit_fractions: Goal: fraction of the samples to leave at each exit; they sum up to 1. Samples that answer exactly alike leave
+            together, so that the fractions may not be met; the record says what was reached. See
             :func:`~dynperceiver.calibration.exit_fractions.solve_thresholds`.
         budget_gflops: Goal: the highest accuracy at a mean cost within so many GFLOPs. At the full network's cost or above, whoever would
             be answered as well earlier still leaves early: the most accurate policy is taken, and of equal ones the cheapest.
         budget_ms: Goal: the same in milliseconds.
-        max_accuracy_drop: Goal: the lowest cost at a loss of at most this share of the samples on future ones (0.01 is one point), promised
+        max_accuracy_drop: Goal: the lowest cost at a loss of at most this fraction of the samples on future ones (0.01 is one point), promised
             with ``confidence_level``; see :func:`~dynperceiver.calibration.risk_control.control_risk`. Needs no costs; without, every
             segment counts alike. Where nothing can be promised, nobody leaves early.
         confidence_level: Probability of that promise.
@@ -127,7 +128,7 @@ def _fitted(logits_ESK: np.ndarray | Sequence[np.ndarray], labels_S: np.ndarray,
 
 def _solve(goal: str, value: Any, held_out: HeldOutScores, table: CostTable | None, confidence_level: float) -> ExitPolicy:
     if goal == 'exit_fractions':
-        return held_out.policy(as_policy_thresholds(solve_thresholds(held_out.score_ES, value)))
+        return held_out.solved_policy(solve_thresholds(held_out.decision_scores, value)[:-1])
     if goal == 'max_accuracy_drop':
         return control_risk(held_out, _any_costs(table, held_out.num_exits), value, confidence_level).policy
     unit = goal.removeprefix('budget_')
@@ -150,7 +151,7 @@ def _expected(policy: ExitPolicy, held_out: HeldOutScores, table: CostTable | No
     expected: dict[str, Any] = {
         'accuracy': evaluation.accuracy,
         'full_accuracy': held_out.full_accuracy,
-        'exit_shares': evaluation.exit_shares,
+        'exit_fractions': evaluation.exit_fractions,
     }
     for unit in ('gflops', 'ms'):
         costs = None if table is None else getattr(table, unit)

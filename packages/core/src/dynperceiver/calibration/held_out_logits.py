@@ -58,7 +58,7 @@ def sample_form(network: DynPerceiver, shape: Sequence[int]) -> SampleForm:
     if shape[0] % network.num_frames:
         raise ValueError(
             f'the pipeline gives {shape[0]} frames per video, and a clip of the model has num_frames={network.num_frames}: a video is a '
-            'whole number of clips. Remedy: sample that many (SampleFrames: clip_len * num_clips)'
+            'whole number of clips; sample that many (SampleFrames: clip_len * num_clips)'
         )
     return SampleForm(int(shape[-2]), int(shape[-1]), int(shape[0]) // network.num_frames)
 
@@ -190,7 +190,7 @@ def collect_logits(
             logits_ESK = np.empty((runner.served.num_exits, num_samples, runner.served.num_classes), np.float32)
         if batch_form != form:
             raise ValueError(
-                f'held-out samples differ: {batch_form} comes after {form}; costs are counted for one form. Remedy: let the pipeline end '
+                f'held-out samples differ: {batch_form} comes after {form}; costs are counted for one form; let the pipeline end '
                 'with a crop or resize to one size'
             )
         after = done + len(label_S)

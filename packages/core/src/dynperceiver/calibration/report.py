@@ -12,6 +12,8 @@ import numpy as np
 
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy
 
+from .exit_fractions import wanted_counts
+
 __all__ = ['goal_in_words', 'policy_table']
 
 
@@ -19,14 +21,16 @@ def goal_in_words(solved_for: dict[str, Any]) -> str:
     """The goal of a policy's record."""
     name, value = next(iter(solved_for.items()))
     if name == 'exit_fractions':
-        return f'shares of the exits {" / ".join(f"{share:g}" for share in value)}'
+        return f'fractions {" / ".join(f"{fraction:g}" for fraction in value)} at the exits'
     if name == 'max_accuracy_drop':
         return f'at most {100 * value:g} points lost, promised with probability {solved_for["confidence_level"]:g}'
     return f'at most {value:g} {"GFLOPs" if name == "budget_gflops" else "ms"} per sample on average'
 
 
 def policy_table(policy: ExitPolicy, logits_ESK: np.ndarray | Sequence[np.ndarray], labels_S: np.ndarray) -> str:
-    """Thresholds, shares, accuracies and costs per exit, with the whole network below; for people, who count exits from 1.
+    """Thresholds, fractions, accuracies and costs per exit, with the whole network below; for people, who count exits from 1.
+
+    Where samples that tie make the asked fractions impossible, lines at the end say so.
 
     Args:
         policy: A policy with a record; see :func:`~dynperceiver.calibration.calibrate.calibrate`.
@@ -46,11 +50,11 @@ def policy_table(policy: ExitPolicy, logits_ESK: np.ndarray | Sequence[np.ndarra
     temperatures = ' / '.join(f'{temperature:.3g}' for temperature in policy.temperatures)
     decision = policy.score + (f' at temperatures {temperatures}' if warm else '')
     lines = [f'{record.num_samples} held-out samples; {goal_in_words(record.solved_for)}; by {decision}']
-    lines.append(_row('exit', 'threshold', 'share', 'accuracy', [unit for unit, _ in units]))
+    lines.append(_row('exit', 'threshold', 'fraction', 'accuracy', [unit for unit, _ in units]))
     for exit_index in range(policy.num_exits):
         leaves_S = exit_S == exit_index
         last = exit_index == policy.num_exits - 1
-        threshold = 'the rest' if last else 'never' if policy.thresholds[exit_index] > 1 else f'{policy.thresholds[exit_index]:.4f}'
+        threshold = 'the rest' if last else policy.threshold_in_words(exit_index)
         accuracy = f'{right_ES[exit_index, leaves_S].mean():.2%}' if leaves_S.any() else '-'
         costs = [f'{cost[exit_index]:.4g}' for _, cost in units]
         lines.append(_row(str(exit_index + 1), threshold, f'{leaves_S.mean():.1%}', accuracy, costs))
@@ -61,8 +65,29 @@ def policy_table(policy: ExitPolicy, logits_ESK: np.ndarray | Sequence[np.ndarra
     saved = [f'{1 - np.asarray(cost)[exit_S].mean() / cost[-1]:.1%} of the {unit}' for unit, cost in units]
     points = 100 * (right_S.mean() - right_ES[-1].mean())
     lines.append(f'beside the full network: {points:+.2f} points of accuracy' + (f', {" and ".join(saved)} saved' if saved else ''))
+    if 'exit_fractions' in record.solved_for:
+        lines += _missed_fractions(policy, exit_S, logits_ESK, record.solved_for['exit_fractions'])
     return '\n'.join(lines)
 
 
-def _row(name: str, threshold: str, share: str, accuracy: str, costs: Sequence[str]) -> str:
-    return f'{name:>8}  {threshold:>9}  {share:>7}  {accuracy:>8}' + ''.join(f'  {cost:>9}' for cost in costs)
+def _missed_fractions(
+    policy: ExitPolicy, exit_S: np.ndarray, logits_ESK: np.ndarray | Sequence[np.ndarray], asked: Sequence[float]
+) -> list[str]:
+    """A line for each exit at which other than the asked number of samples leaves."""
+    lines = []
+    for exit_index, count in enumerate(wanted_counts(asked, policy.num_exits, len(exit_S))[:-1].tolist()):
+        leaves_S, waiting_S = exit_S == exit_index, exit_S >= exit_index
+        reached = int(leaves_S.sum())
+        if reached == count:
+            continue
+        if waiting_S.sum() < count:
+            reason = f'{int(waiting_S.sum())} samples were left'
+        else:
+            score_S = policy.decision_scores(exit_index, np.asarray(logits_ESK[exit_index])[leaves_S])
+            reason = f'{int((score_S == score_S.min(initial=np.inf)).sum())} samples tie at the threshold'
+        lines.append(f'exit {exit_index + 1}: {reason}; asked {asked[exit_index]:.4g}, reached {reached / len(exit_S):.4g}')
+    return lines
+
+
+def _row(name: str, threshold: str, fraction: str, accuracy: str, costs: Sequence[str]) -> str:
+    return f'{name:>8}  {threshold:>9}  {fraction:>8}  {accuracy:>8}' + ''.join(f'  {cost:>9}' for cost in costs)

@@ -6,7 +6,8 @@ excluded (fixed-sequence testing). Since the family does not depend on the sampl
 failure needs no correction for the number of tests, all accepted policies keep the promise together with the stated confidence.
 
 The family is a ray: on the first part the cheapest policy is searched that loses no more than is allowed there, and the distance of all its
-thresholds from 1 is scaled from 0 (nobody leaves) over 1 (that policy) to more. In simulations this saved more than the policies that are
+thresholds from 1 is scaled from 0 (nobody leaves) over 1 (that policy) to more. Where a network is so sure that most scores are close to 1,
+the distance is that of scores at a temperature at which they are not. In simulations this saved more than the policies that are
 best for falling budgets on the first part, which follow its noise, and where the exits' scores are not equally calibrated also more than
 one common threshold for all exits, though a common threshold needs no first part.
 
@@ -22,17 +23,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynperceiver_runtime.policy.exit_policy import NEVER, ExitPolicy
+from dynperceiver_runtime.policy.exit_policy import ExitPolicy
+from dynperceiver_runtime.policy.exit_rule import first_exit
+from dynperceiver_runtime.policy.scores import to_log_odds, to_probability
+from dynperceiver_runtime.policy.thresholds import NEVER
 
 from .budget import BudgetSearch
 from .held_out_scores import HeldOutScores, check_costs
 
 __all__ = ['RiskControl', 'control_risk', 'drop_p_values', 'split_samples']
 
-FAMILY_SHARE = 0.3  # of the held-out samples; the rest tests
+FAMILY_FRACTION = 0.3  # of the held-out samples; the rest tests
 NUM_BUDGETS = 64  # at which the first part is searched
 SCALES = (*np.linspace(0, 1, 33)[:-1].tolist(), *np.geomspace(1, 8, 20).tolist())
-LARGEST_STAKE = 0.9  # share of the money that a sample can cost at most
+USUAL_LOG_ODDS = 3.0  # median of networks that are not too sure: a score of 0.95
+LARGEST_STAKE = 0.9  # fraction of the money that a sample can cost at most
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class RiskControl:
 def drop_p_values(loss_PS: np.ndarray, max_accuracy_drop: float, confidence_level: float = 0.9) -> np.ndarray:
     """p-values of the hypotheses that policies lose more accuracy than allowed.
 
-    The loss of a sample, D = right(full network) - right(policy), is -1, 0 or 1. A bettor who puts the share b of his money on a sample
+    The loss of a sample, D = right(full network) - right(policy), is -1, 0 or 1. A bettor who puts the fraction b of his money on a sample
     multiplies it by 1 + b (max_accuracy_drop - D), which on average is no gain if the mean of D is ``max_accuracy_drop`` or more. So one
     over the most money he ever has is a p-value, at any number of samples (Ville's inequality; Waudby-Smith and Ramdas, arXiv 2010.09686,
     section 4). His stakes follow the variance of the samples before, which is small where D is mostly 0: bounds that know only the range of
@@ -86,7 +91,7 @@ def drop_p_values(loss_PS: np.ndarray, max_accuracy_drop: float, confidence_leve
 def split_samples(num_samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the samples that build the family of policies, and of those that test it, in random order."""
     order_S = np.random.default_rng(seed).permutation(num_samples)
-    num_building = int(FAMILY_SHARE * num_samples)
+    num_building = int(FAMILY_FRACTION * num_samples)
     return order_S[:num_building], order_S[num_building:]
 
 
@@ -96,11 +101,17 @@ def _family(building: HeldOutScores, costs: tuple[float, ...], max_accuracy_drop
     solved = [search.solve(budget, refine=False) for budget in np.linspace(costs[0], costs[-1], NUM_BUDGETS).tolist()]
     least = building.full_accuracy - max_accuracy_drop
     policy, _ = min((entry for entry in solved if entry[1].accuracy >= least), key=lambda entry: entry[1].mean_cost)
-    distance_J = 1 - np.minimum(policy.thresholds, 1.0)
-    if not distance_J.any():  # nobody leaves: a common threshold
-        distance_J[:] = 1
-    family = [building.policy(np.clip(1 - scale * distance_J, 0, 1).tolist()) for scale in SCALES[1:]]
-    return [building.policy((NEVER,) * len(distance_J)), *family]
+    log_odds_J = np.asarray(policy.decision_thresholds)
+    if np.isposinf(log_odds_J).all():  # nobody leaves: a common threshold
+        log_odds_J = np.full(len(log_odds_J), -np.inf)
+    spread = max(1.0, float(np.median(np.abs(building.decision_scores[:-1]))) / USUAL_LOG_ODDS)
+    distance_J = to_probability(-log_odds_J / spread)
+    family = []
+    for scale in SCALES:
+        scaled_J = scale * distance_J
+        threshold_J = np.where(scaled_J >= 1, -np.inf, np.where(scaled_J > 0, -to_log_odds(np.minimum(scaled_J, 1)) * spread, np.inf))
+        family.append(building.exact_policy(threshold_J))
+    return family
 
 
 def control_risk(
@@ -118,7 +129,7 @@ def control_risk(
     Args:
         held_out: The samples.
         costs: Cumulative cost per exit, in any unit.
-        max_accuracy_drop: Largest loss, as a share of the samples: 0.01 is a point of a percent.
+        max_accuracy_drop: Largest loss, as a fraction of the samples: 0.01 is a point of a percent.
         confidence_level: Probability of the promise, in (0, 1).
         seed: Of the split of the samples.
 
@@ -126,7 +137,7 @@ def control_risk(
         ValueError: If a number is out of its range, or the costs do not fit.
     """
     if not 0 < max_accuracy_drop < 1:
-        raise ValueError(f'max_accuracy_drop={max_accuracy_drop}: it is a share of the samples in (0, 1); 0.01 is one point of accuracy')
+        raise ValueError(f'max_accuracy_drop={max_accuracy_drop}: it is a fraction of the samples in (0, 1); 0.01 is one point of accuracy')
     if not 0 < confidence_level < 1:
         raise ValueError(f'confidence_level={confidence_level}: it is a probability in (0, 1); 0.9 is usual, and 1 cannot be had')
     costs = check_costs(costs, held_out.num_exits)
@@ -135,7 +146,7 @@ def control_risk(
     if len(building_S) == 0:
         return RiskControl(held_out.policy((NEVER,) * (held_out.num_exits - 1)), 0, 0, 0.0, testing.num_samples)
     family = _family(held_out.select(building_S), costs, max_accuracy_drop)
-    exit_PS = np.stack([policy.replay_scores(testing.score_ES) for policy in family])
+    exit_PS = np.stack([first_exit(testing.decision_scores, policy.decision_thresholds) for policy in family])
     loss_PS = testing.correct_ES[-1].astype(np.int8) - testing.correct_ES[exit_PS, np.arange(testing.num_samples)]
     p_value_P = drop_p_values(loss_PS, max_accuracy_drop, confidence_level)
     p_value_P[0] = 0  # the full network loses nothing, whatever the samples

@@ -39,18 +39,18 @@ NORMAL_95 = 1.959963984540054
 
 
 def wilson_interval(accuracy: float, num_samples: int, z: float = NORMAL_95) -> tuple[float, float]:
-    """Wilson's score interval of a share.
+    """Wilson's score interval of a fraction.
 
     Args:
-        accuracy: Share of right answers, in [0, 1].
+        accuracy: Fraction of right answers, in [0, 1].
         num_samples: Samples that it was taken on.
         z: Quantile of the normal distribution; default for 95 %.
 
     Raises:
-        ValueError: If it is no share, or there are no samples.
+        ValueError: If it is no fraction, or there are no samples.
     """
     if not 0 <= accuracy <= 1 or num_samples < 1:
-        raise ValueError(f'accuracy={accuracy} on {num_samples} samples: pass a share from 0 to 1, taken on 1 or more samples')
+        raise ValueError(f'accuracy={accuracy} on {num_samples} samples: pass a fraction from 0 to 1, taken on 1 or more samples')
     scale = 1 + z * z / num_samples
     middle = (accuracy + z * z / (2 * num_samples)) / scale
     half = z * math.sqrt(accuracy * (1 - accuracy) / num_samples + z * z / (4 * num_samples**2)) / scale
@@ -66,13 +66,13 @@ class TradeoffRow:
         label: Its name in the series, for example ``exit 1``.
         gflops: Mean GFLOPs per sample (1 MAC = 1 FLOP).
         ms: Mean milliseconds per sample, or ``None``.
-        accuracy: Share of right answers on the test samples, in [0, 1].
+        accuracy: Fraction of right answers on the test samples, in [0, 1].
         low: Lower end of its 95 % interval (Wilson).
         high: Upper end.
         num_samples: Test samples.
         budget: Largest mean cost on the held-out samples that the policy was solved for, or ``None``.
         budget_unit: ``'gflops'`` or ``'ms'``; empty where there is no budget.
-        exit_shares: Share of the test samples that leave at each exit.
+        exit_fractions: Fraction of the test samples that leave at each exit.
         thresholds: Of the policy; empty where there is none.
     """
 
@@ -86,7 +86,7 @@ class TradeoffRow:
     num_samples: int
     budget: float | None = None
     budget_unit: str = ''
-    exit_shares: tuple[float, ...] = ()
+    exit_fractions: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
 
     @classmethod
@@ -113,7 +113,7 @@ class TradeoffPoints:
 
     def spread(self, count: int) -> list[int]:
         """Numbers of up to ``count`` policies that differ, spread evenly over the budgets; small and large ones have often the same."""
-        first = {policy.thresholds: number for number, policy in reversed(list(enumerate(self.policies)))}
+        first = {policy.decision_thresholds: number for number, policy in reversed(list(enumerate(self.policies)))}
         numbers = sorted(first.values())
         return [numbers[place] for place in sorted(set(np.linspace(0, len(numbers) - 1, count).round().astype(int).tolist()))]
 
@@ -132,7 +132,7 @@ def tradeoff_points(
 ) -> TradeoffPoints:
     """Solve policies for evenly spaced budgets on held-out samples, and judge them on test samples.
 
-    Beside the curve there are the exits alone, and for each policy the same shares of the samples leaving at random. With milliseconds
+    Beside the curve there are the exits alone, and for each policy the same fractions of the samples leaving at random. With milliseconds
     there is a second curve, whose budgets are milliseconds.
 
     Args:
@@ -156,23 +156,23 @@ def tradeoff_points(
     rows = []
     for k in range(test.num_exits):
         ms = None if cost_ms is None else float(cost_ms[k])
-        shares = tuple(float(exit_index == k) for exit_index in range(test.num_exits))
+        fractions = tuple(float(exit_index == k) for exit_index in range(test.num_exits))
         accuracy = float(test.correct_ES[k].mean())
-        rows.append(TradeoffRow.of(EXIT, f'exit {k + 1}', float(cost_gflops[k]), ms, accuracy, test.num_samples, exit_shares=shares))
+        rows.append(TradeoffRow.of(EXIT, f'exit {k + 1}', float(cost_gflops[k]), ms, accuracy, test.num_samples, exit_fractions=fractions))
     curves: dict[str, Sequence[float]] = {'gflops': cost_gflops} if cost_ms is None else {'gflops': cost_gflops, 'ms': cost_ms}
     for unit, costs in curves.items():
         points = tradeoff_curve(held_out, costs, num_budgets)
         for number, point in enumerate(points, 1):
             found = evaluate(point.policy, test, cost_gflops)
-            ms = None if cost_ms is None else float(np.asarray(found.exit_shares) @ np.asarray(cost_ms))
-            same: dict[str, Any] = dict(budget=point.budget, budget_unit=unit, exit_shares=found.exit_shares)
+            ms = None if cost_ms is None else float(np.asarray(found.exit_fractions) @ np.asarray(cost_ms))
+            same: dict[str, Any] = dict(budget=point.budget, budget_unit=unit, exit_fractions=found.exit_fractions)
             label = f'{number} of {num_budgets}'
             rows.append(
                 TradeoffRow.of(
                     DYNAMIC, label, found.mean_cost, ms, found.accuracy, test.num_samples, thresholds=point.policy.thresholds, **same
                 )
             )
-            chance = random_exit_baseline(test, cost_gflops, found.exit_shares)
+            chance = random_exit_baseline(test, cost_gflops, found.exit_fractions)
             rows.append(TradeoffRow.of(RANDOM, label, chance.mean_cost, ms, chance.accuracy, test.num_samples, **same))
     return TradeoffPoints(
         tuple(rows), tuple(point.policy for point in points), tuple(point.evaluation.accuracy for point in points), list(curves)[-1]
@@ -180,7 +180,7 @@ def tradeoff_points(
 
 
 def write_tradeoff_csv(rows: Sequence[TradeoffRow], path: str | os.PathLike[str]) -> None:
-    """Write points as CSV, whole or not at all; shares and thresholds are joined by blanks."""
+    """Write points as CSV, whole or not at all; fractions and thresholds are joined by blanks."""
     make_folders(Path(path).parent)
     with open_atomically(path, 'w', what='table', newline='') as file:
         writer = csv.DictWriter(file, [entry.name for entry in fields(TradeoffRow)])

@@ -2,8 +2,8 @@
 
 from .engines import ENGINES
 from .fingerprints import fingerprint_of_network
-from .freezing import FrozenNetwork, freeze
+from .freezing import FreezeError, FrozenNetwork, freeze
 from .runner import DynamicRunner
 from .torch_engine import TorchEngine
 
-__all__ = ['ENGINES', 'DynamicRunner', 'FrozenNetwork', 'TorchEngine', 'fingerprint_of_network', 'freeze']
+__all__ = ['ENGINES', 'DynamicRunner', 'FreezeError', 'FrozenNetwork', 'TorchEngine', 'fingerprint_of_network', 'freeze']

@@ -1,24 +1,35 @@
 """The network as it is served: the same segments, with everything folded that does not depend on the input.
 
-BatchNorm goes into the convolution or Linear beside it, the projections of an attention become one product, the query of the learned
-latent code becomes a constant, and a depthwise convolution followed by average pooling becomes one strided convolution. Only layers are
-exchanged: segments, exits and the loop over them stay those of :class:`~dynperceiver.models.DynPerceiver`.
+BatchNorm goes into the convolution or Linear beside it (see ``batch_norms.py``), the projections of an attention become one product, the
+query of the learned latent code becomes a constant, and a depthwise convolution followed by average pooling becomes one strided
+convolution. Only layers are exchanged: segments, exits and the loop over them stay those of
+:class:`~dynperceiver.models.DynPerceiver`.
 
 Shape suffixes: B rows, C channels, H/W feature size, N query tokens, M key/value tokens, D channels of a head.
 """
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch.nn.utils import parametrize
 
-from ..layers import Attention, AttentionMlp, CrossAttentionLayer, FeatureToLatent, SelfAttentionLayer, tokens_from_map
+from ..layers import (
+    Attention,
+    AttentionMlp,
+    CrossAttentionLayer,
+    FeatureToLatent,
+    SelfAttentionLayer,
+    copy_without_hooks,
+    tokens_from_map,
+    without_global_hooks,
+)
+from ..layers.copies import computes_weights
 from ..models import DynPerceiver
+from .batch_norms import fold_batch_norms
 
 __all__ = [
     'FoldedCrossAttention',
@@ -26,10 +37,10 @@ __all__ = [
     'FoldedSelfAttention',
     'add_linear',
     'attend',
-    'copy_without_hooks',
     'fold',
-    'fold_batch_norms',
-    'share_hooks',
+    'fold_by_name',
+    'random_images',
+    'settle_weights',
 ]
 
 Network = TypeVar('Network', bound=nn.Module)
@@ -168,7 +179,7 @@ class FoldedReader(nn.Module):
         self.size = torch.Size(size)
         self.cross_attn = FoldedCrossAttention(reader.cross_attn, query_NC)
         self.conv: nn.Conv2d | None = None
-        if reader.dwc is not None and not any(side % reader.summary_size for side in size):
+        if _can_pool(reader.dwc) and not any(side % reader.summary_size for side in size):
             self.conv = _pooled_convolution(reader.dwc, (size[0] // reader.summary_size, size[1] // reader.summary_size))
 
     def forward(self, latent_BNC: Tensor, feature_BCHW: Tensor) -> Tensor:
@@ -179,6 +190,19 @@ class FoldedReader(nn.Module):
             summary_BCHW = self.reader[0].summarize(feature_BCHW)
         output: Tensor = self.cross_attn(latent_BNC, tokens_from_map(summary_BCHW))
         return output
+
+
+def _can_pool(dwc: nn.Module | None) -> bool:
+    """Whether this is a depthwise convolution whose output has the size of its input, as the summary of a reader begins with."""
+    return (
+        isinstance(dwc, nn.Conv2d)
+        and _is_plain(dwc, nn.Conv2d)
+        and type(dwc)._conv_forward is nn.Conv2d._conv_forward
+        and dwc.groups == dwc.in_channels == dwc.out_channels
+        and (dwc.stride, dwc.dilation, dwc.padding_mode) == ((1, 1), (1, 1), 'zeros')
+        and all(side % 2 for side in dwc.kernel_size)
+        and dwc.padding == tuple(side // 2 for side in dwc.kernel_size)
+    )
 
 
 def _pooled_convolution(dwc: nn.Conv2d, window: tuple[int, int]) -> nn.Conv2d:
@@ -196,70 +220,24 @@ def _pooled_convolution(dwc: nn.Conv2d, window: tuple[int, int]) -> nn.Conv2d:
     return conv
 
 
-def fold_batch_norms(module: nn.Module) -> None:
-    """Fold every BatchNorm of a module, in place, into the convolution or Linear that stands before it, or the Linear after it.
-
-    Layers stand in the order in which they run, as everywhere in this package.
-    """
-    for parent in module.modules():
-        names = list(parent._modules)
-        for before, name, after in zip([None, *names], names, [*names[1:], None], strict=False):
-            norm = parent._modules[name]
-            if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-                continue
-            statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-            first, last = (None if key is None else parent._modules[key] for key in (before, after))
-            if isinstance(first, nn.Conv2d):
-                first.weight, first.bias = fuse_conv_bn_weights(first.weight, first.bias, *statistics)  # type: ignore[arg-type]
-            elif isinstance(first, nn.Linear):
-                first.weight, first.bias = fuse_linear_bn_weights(first.weight, first.bias, *statistics)  # type: ignore[arg-type]
-            elif isinstance(last, nn.Linear):
-                _fold_into_following(norm, last)
-            else:
-                continue
-            parent._modules[name] = nn.Identity()
-
-
-def _fold_into_following(norm: nn.BatchNorm1d | nn.BatchNorm2d, linear: nn.Linear) -> None:
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale_C = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    shift_C = norm.bias - norm.running_mean * scale_C
-    linear.bias = nn.Parameter(linear.bias + linear.weight @ shift_C)
-    linear.weight = nn.Parameter(linear.weight * scale_C)
-
-
-HOOKS = (
-    '_forward_hooks',
-    '_forward_hooks_with_kwargs',
-    '_forward_hooks_always_called',
-    '_forward_pre_hooks',
-    '_forward_pre_hooks_with_kwargs',
-)
-
-
-def copy_without_hooks(network: Network) -> Network:
-    """A deep copy without forward hooks, which may hold what cannot be copied, and belong to whoever looks at the original."""
-    kept = [(module, name, getattr(module, name)) for module in network.modules() for name in HOOKS]
-    try:
-        for module, name, hooks in kept:
-            setattr(module, name, type(hooks)())
-        return copy.deepcopy(network)
-    finally:
-        for module, name, hooks in kept:
-            setattr(module, name, hooks)
-
-
-def share_hooks(copied: nn.Module, source: nn.Module) -> None:
-    """Have the hooks on modules of the original, now and later, see the modules of the copy that stand in the same places."""
-    originals = dict(source.named_modules())
-    for place, module in copied.named_modules():
-        if place in originals:
-            for name in HOOKS:
-                setattr(module, name, getattr(originals[place], name))
+def settle_weights(network: nn.Module) -> None:
+    """Make plain parameters, in place, of weights that are computed before each run: by ``torch.nn.utils`` in both of its forms."""
+    for module in list(network.modules()):
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if computes_weights(hook):
+                hook.remove(module)  # type: ignore[attr-defined]  all of them have it
+                module._forward_pre_hooks.pop(key, None)
+        for name in list(getattr(module, 'parametrizations', {})) if parametrize.is_parametrized(module) else ():
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            settled = getattr(module, name).detach().clone()
+            delattr(module, name)
+            module.register_parameter(name, nn.Parameter(settled, requires_grad=False))
 
 
 def fold(network: Network, image_size: tuple[int, int] = (224, 224)) -> Network:
     """A copy of a network for inference only; it gives the same logits up to rounding.
+
+    Layers that were exchanged for others, or given another ``forward``, stay as they are.
 
     Args:
         network: A :class:`~dynperceiver.models.DynPerceiver`, or a static trunk; it is not changed.
@@ -268,23 +246,68 @@ def fold(network: Network, image_size: tuple[int, int] = (224, 224)) -> Network:
     Returns:
         The copy in evaluation mode, without gradients, with channels-last weights.
     """
+    return fold_by_name(network, image_size)[0]
+
+
+def fold_by_name(network: Network, image_size: tuple[int, int]) -> tuple[Network, set[str]]:
+    """As :func:`fold`; besides, the names of layers whose own outputs are others now, because they do a neighbour's work or theirs is done
+    by it."""
     folded = copy_without_hooks(network).eval().requires_grad_(False)
-    with torch.no_grad(), torch.autocast(next(folded.parameters()).device.type, enabled=False):  # constants are not rounded
-        fold_batch_norms(folded)
+    device = next(folded.parameters()).device
+    with without_global_hooks(), torch.no_grad(), torch.autocast(device.type, enabled=False):  # constants are not rounded
+        settle_weights(folded)
+        changed = fold_batch_norms(folded, random_images(folded, image_size))
         if isinstance(folded, DynPerceiver):
             _fold_latent_branch(folded, image_size)
-    return folded.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return folded.requires_grad_(False).to(memory_format=torch.channels_last), changed  # type: ignore[call-overload]
+
+
+def random_images(network: nn.Module, image_size: tuple[int, int], num_samples: int = 2) -> Tensor:
+    """Images or frames that a network may be tried on, always the same; PyTorch's own random numbers go on undisturbed.
+
+    Args:
+        network: The network, for its device, its type and its frames per sample.
+        image_size: Height and width in pixels.
+        num_samples: Samples.
+
+    Returns:
+        Normally distributed numbers, shape (num_samples * frames, 3, H, W).
+    """
+    parameter, generator = next(network.parameters()), torch.Generator('cpu').manual_seed(0)
+    shape = (num_samples * getattr(network, 'num_frames', 1), 3, *image_size)
+    return torch.randn(shape, generator=generator, device='cpu', dtype=torch.float32).to(parameter.device, parameter.dtype)
+
+
+def _is_plain(module: object, kind: type[nn.Module]) -> bool:
+    """Whether a module computes what its kind computes; a subclass or a single module may have a forward pass of its own."""
+    return isinstance(module, kind) and type(module).forward is kind.forward and 'forward' not in vars(module)
+
+
+def _can_fold_attention(layer: nn.Module) -> bool:
+    """Whether an attention layer has the parts and the forward passes of ours."""
+    if not (_is_plain(layer, SelfAttentionLayer) or _is_plain(layer, CrossAttentionLayer)):
+        return False
+    attention, mlp = layer.attention, layer.mlp
+    if not (_is_plain(attention, Attention) and _is_plain(mlp, AttentionMlp)):
+        return False
+    products = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.fc2)
+    has_biases = [linear.bias is not None for linear in products if _is_plain(linear, nn.Linear)]
+    return has_biases == [False, False, False, True, True] and (
+        isinstance(layer, CrossAttentionLayer) or attention.relative_position_bias is None
+    )
+
+
+def _can_fold_reader(reader: nn.Module) -> bool:
+    return _is_plain(reader, FeatureToLatent) and type(reader).summarize is FeatureToLatent.summarize
 
 
 def _fold_latent_branch(network: DynPerceiver, image_size: tuple[int, int]) -> None:
     branch = network.latent_branch
     for number, (reader, stride) in enumerate(zip(branch.x2z, network.feature_branch.strides, strict=False)):
-        if isinstance(reader, FeatureToLatent):
+        if isinstance(reader, FeatureToLatent) and _can_fold_reader(reader) and _can_fold_attention(reader.cross_attn):
             size = (-(-image_size[0] // stride), -(-image_size[1] // stride))
             branch.x2z[number] = FoldedReader(reader, size, branch.latent if number == 0 else None)
     for module in list(branch.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, SelfAttentionLayer):
-                setattr(module, name, FoldedSelfAttention(child))
-            elif isinstance(child, CrossAttentionLayer):
-                setattr(module, name, FoldedCrossAttention(child))
+            if _can_fold_attention(child):
+                setattr(module, name, FoldedSelfAttention(child) if isinstance(child, SelfAttentionLayer) else FoldedCrossAttention(child))

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynperceiver_runtime.engines.base import EngineError
+from dynperceiver_runtime.engines.base import EngineError, check_images
 
+from ..layers import copy_without_hooks, share_hooks
 from ..structures import NetworkState
-from .folding import copy_without_hooks, share_hooks
 from .freezing import FrozenNetwork
 
 __all__ = ['TorchEngine']
@@ -42,18 +42,18 @@ class TorchEngine:
     """
 
     def __init__(self, frozen: FrozenNetwork, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-        parameter = frozen.source.latent_branch.latent
+        parameter = frozen.network.latent_branch.latent
         self.frozen = frozen
         self.device = torch.device(device) if device is not None else parameter.device
         self.dtype = dtype or parameter.dtype
-        network = frozen.network
-        if (self.device, self.dtype) != (parameter.device, parameter.dtype):
-            network = copy_without_hooks(network).to(device=self.device, dtype=self.dtype)
-        share_hooks(network, frozen.source)
-        self.network = network
-        self.num_exits = len(network.segments)
-        self.num_classes = int(network.num_classes or 0)
-        self.num_frames = network.num_frames
+        if (self.device, self.dtype) == (parameter.device, parameter.dtype):
+            self.network = copy_without_hooks(frozen.network, lambda tensor: tensor)  # modules of its own, for the hooks; the same weights
+        else:
+            self.network = copy_without_hooks(frozen.network).to(device=self.device, dtype=self.dtype)
+        share_hooks(self.network, frozen.source)
+        self.num_exits = len(self.network.segments)
+        self.num_classes = int(self.network.num_classes or 0)
+        self.num_frames = self.network.num_frames
         self.fingerprint = frozen.fingerprint
 
     def _computing(self) -> ExitStack:
@@ -66,11 +66,9 @@ class TorchEngine:
     def start(self, images: Any) -> NetworkState:
         """See :class:`~dynperceiver_runtime.Engine`."""
         images_BCHW = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
-        if images_BCHW.dim() == 5 and images_BCHW.shape[1] == self.num_frames:
+        check_images(images_BCHW.shape, self.num_frames)
+        if images_BCHW.dim() == 5:
             images_BCHW = images_BCHW.flatten(0, 1)
-        if images_BCHW.dim() != 4 or images_BCHW.shape[1] != 3 or images_BCHW.shape[0] % self.num_frames:
-            clips = '' if self.num_frames == 1 else f', frames of clips as (clips * {self.num_frames}, 3, H, W)'
-            raise EngineError(f'input of shape {tuple(images_BCHW.shape)}: pass images as (S, 3, H, W){clips}')
         if not images_BCHW.is_floating_point():
             raise EngineError(
                 f'input of type {images_BCHW.dtype}: pass normalised images as floating-point numbers; the data preprocessor of the model '

@@ -25,8 +25,8 @@ class _NarrowStridedConv2d(nn.Conv2d):
     when a channels-last map of fewer than 16 channels comes in.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.conv2d(input[..., :: self.stride[0], :: self.stride[1]], self.weight, self.bias)
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(input[..., :: self.stride[0], :: self.stride[1]], weight, bias)
 
 
 class _ResNetBlock(ResidualBlock):

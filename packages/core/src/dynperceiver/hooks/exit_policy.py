@@ -146,7 +146,7 @@ class ExitPolicyHook(Hook):
             raise CheckpointError(f'{self.policy}: {error}') from error
         model.dynamic_runner = timed
         _tell_metrics(runner, timed)
-        thresholds = ', '.join(f'{threshold:.4g}' for threshold in policy.thresholds)
+        thresholds = ', '.join(map(policy.threshold_in_words, range(policy.num_exits - 1)))
         print_log(f'dynamic inference by {self.policy}: {policy.score} reaches {thresholds} ({self.backend})', logger='current')
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

@@ -8,9 +8,9 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..hooks import CheckpointFileHook
+from ..hooks import CheckpointFileHook, SplitRecordHook
 
-__all__ = ['build_runner', 'prepare_cpu_processes']
+__all__ = ['build_runner', 'leave_config_unformatted', 'prepare_cpu_processes']
 
 
 def prepare_cpu_processes(cfg: Config) -> None:
@@ -32,10 +32,28 @@ def prepare_cpu_processes(cfg: Config) -> None:
         torch_dist.init_process_group('gloo')
 
 
+def leave_config_unformatted(cfg: Config) -> None:
+    """Have MMEngine write a config as it prints it, one setting per line, instead of passing the text through yapf.
+
+    A run writes its config into its work dir, its logs, TensorBoard and every checkpoint. yapf takes two seconds of CPU time for each, more
+    than a short training; the text means the same without it. Copies of the config are left unformatted, too.
+
+    Args:
+        cfg: The config of a run. MMEngine 0.10.7 takes ``format_python_code`` in ``Config.fromfile`` but keeps it for configs with
+            ``read_base()`` alone, hence the attribute.
+    """
+    object.__setattr__(cfg, '_format_python_code', False)
+
+
 def build_runner(cfg: Config) -> Runner:
-    """Runner of a config, of the config's own ``runner_type`` where it names one; it names the checkpoint file that it cannot load."""
+    """Runner of a config, of the config's own ``runner_type`` where it names one; it names the checkpoint file that it cannot load.
+
+    What a checkpoint needs to be calibrated is kept in it; see :class:`~dynperceiver.hooks.SplitRecordHook`.
+    """
+    leave_config_unformatted(cfg)
     prepare_cpu_processes(cfg)
     runner: Runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if not any(isinstance(hook, CheckpointFileHook) for hook in runner.hooks):
-        runner.register_hook(CheckpointFileHook())
+    for kind in (CheckpointFileHook, SplitRecordHook):
+        if not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
     return runner

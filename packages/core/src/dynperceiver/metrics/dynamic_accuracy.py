@@ -1,4 +1,4 @@
-"""What dynamic inference gives and costs: accuracy, share of every exit, GFLOPs and milliseconds.
+"""What dynamic inference gives and costs: accuracy, fraction of every exit, GFLOPs and milliseconds.
 
 Shape suffixes: S samples, E exits, K classes; a sample is an image, or all views of a video.
 """
@@ -45,10 +45,10 @@ class TimedRun(Protocol):
 
 @METRICS.register_module()
 class DynamicAccuracy(ExitScoresMetric):
-    """Accuracy, shares, cost and time of a test with an exit policy, all of that test itself.
+    """Accuracy, fractions, cost and time of a test with an exit policy, all of that test itself.
 
-    Accuracies and shares are in [0, 1]: ``dynamic/top1`` .. over all samples, ``dynamic/exit1_share`` .., and ``dynamic/exit1_top1`` ..
-    over the samples that left there (absent where none did). ``dynamic/mean_gflops`` is the exits' cost weighted with their shares.
+    Accuracies and fractions are in [0, 1]: ``dynamic/top1`` .. over all samples, ``dynamic/exit1_fraction`` .. of the samples that leave at
+    each exit, and ``dynamic/exit1_top1`` .. over those (absent where none did). ``dynamic/mean_gflops`` is the exits' cost weighted with their fractions.
     ``dynamic/mean_ms``, ``dynamic/median_ms`` and ``dynamic/p95_ms`` are over samples, of each the time of its batch over the samples in
     it: percentiles are latencies at ``dynamic/batch_size`` 1 alone. Cost and times need
     :class:`~dynperceiver.hooks.ExitPolicyHook`, which sets :attr:`run`.
@@ -110,14 +110,14 @@ class DynamicAccuracy(ExitScoresMetric):
         records_S = np.array(results, RECORD)
         costs = () if self.run is None else self.run.cost_gflops
         counts_E = np.bincount(records_S['exit'], minlength=len(costs))
-        shares_E = counts_E / len(records_S)
+        fractions_E = counts_E / len(records_S)
         metrics = {f'top{k}': float((records_S['rank'] < k).mean()) for k in self.topk}
         for number, count in enumerate(counts_E, 1):
-            metrics[f'exit{number}_share'] = float(shares_E[number - 1])
+            metrics[f'exit{number}_fraction'] = float(fractions_E[number - 1])
             if count:
                 metrics[f'exit{number}_top1'] = float((records_S['rank'][records_S['exit'] == number - 1] == 0).mean())
         if self.run is not None:
-            metrics['mean_gflops'] = float(shares_E @ np.asarray(costs))
+            metrics['mean_gflops'] = float(fractions_E @ np.asarray(costs))
             metrics['mean_ms'] = float(records_S['ms'].mean())
             metrics['median_ms'], metrics['p95_ms'] = np.percentile(records_S['ms'], (50, 95)).tolist()
             metrics['batch_size'] = float(records_S['batch_size'].max())  # MMEngine's log files leave whole numbers out
@@ -141,7 +141,7 @@ def _report(metrics: Mapping[str, float], accuracy: float, num_samples: int, num
     costs = () if run is None else run.cost_gflops
     exits = range(num_exits)
     rows = [
-        (str(k + 1), metrics[f'exit{k + 1}_share'], _number(expected.get('exit_shares'), k), _number(metrics, f'exit{k + 1}_top1'), cost)
+        (str(k + 1), metrics[f'exit{k + 1}_fraction'], _number(expected.get('exit_fractions'), k), _number(metrics, f'exit{k + 1}_top1'), cost)
         for k, cost in zip(exits, costs or [float('nan')] * num_exits, strict=True)
     ]
     nan = float('nan')
@@ -152,20 +152,20 @@ def _report(metrics: Mapping[str, float], accuracy: float, num_samples: int, num
     place = f' ({run.backend_name}, batch size {metrics["batch_size"]:g})' if run is not None else ''
     lines = [
         f'dynamic inference on {num_samples} samples{place}',
-        f'{"exit":>8}  {"share":>10}' + (f'  {"expected":>10}' if expected else '') + f'  {"accuracy":>10}  {"GFLOPs":>10}',
+        f'{"exit":>8}  {"fraction":>10}' + (f'  {"expected":>10}' if expected else '') + f'  {"accuracy":>10}  {"GFLOPs":>10}',
     ]
-    for name, share, hoped, right, cost in rows:
-        cells = [_percent(share), *([_percent(hoped)] if expected else []), _percent(right), '-' if np.isnan(cost) else f'{cost:.4g}']
+    for name, fraction, hoped, right, cost in rows:
+        cells = [_percent(fraction), *([_percent(hoped)] if expected else []), _percent(right), '-' if np.isnan(cost) else f'{cost:.4g}']
         lines.append(f'{name:>8}  ' + '  '.join(f'{cell:>10}' for cell in cells))
     if expected:
         lines.append("expected: what the policy's record says of its held-out samples; no exits: the same of the whole network")
     if run is not None:
         lines.append(
             f'ms per sample: mean {metrics["mean_ms"]:.4g}, median {metrics["median_ms"]:.4g}, 95th percentile {metrics["p95_ms"]:.4g}'
-            + ('' if metrics['batch_size'] == 1 else ' (shares of whole batches; for latencies, test_dataloader.batch_size=1)')
+            + ('' if metrics['batch_size'] == 1 else ' (parts of whole batches; for latencies, test_dataloader.batch_size=1)')
         )
     return '\n'.join(lines)
 
 
-def _percent(share: float) -> str:
-    return '-' if np.isnan(share) else f'{100 * share:.2f}%'
+def _percent(fraction: float) -> str:
+    return '-' if np.isnan(fraction) else f'{100 * fraction:.2f}%'

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dynperceiver_runtime import UserError
+from dynperceiver_runtime import ExitPolicy, UserError
 
 from .collection import ExitScoresMetric, check_scores
 
@@ -55,10 +55,9 @@ class ExitAnswers:
         return rows[np.argsort(self.confidence_SE[rows, 0] - self.confidence_SE[rows, -1], kind='stable')]
 
     def leaving_S(self, threshold: float) -> np.ndarray:
-        """Number (1..E) of the first exit whose confidence reaches the threshold; of the last where none does."""
-        reached_SE = self.confidence_SE >= threshold
-        reached_SE[:, -1] = True
-        return np.asarray(reached_SE.argmax(1) + 1)
+        """Number (1..E) of the exit at which each sample leaves under a policy with this threshold at every exit."""
+        policy = ExitPolicy((threshold,) * (self.confidence_SE.shape[1] - 1))
+        return policy.replay_scores(self.confidence_SE.T) + 1
 
 
 class AnswerCollector(ExitScoresMetric):

@@ -2,7 +2,7 @@
 
 from .attention import attention_grid, draw_attention, most_different_token, upsample_grid
 from .exits import plot_exit_tradeoff, read_exit_accuracies
-from .gallery import Card, CardGroup, choose_groups, draw_gallery, leaving_shares, make_card, sample_image
+from .gallery import Card, CardGroup, choose_groups, draw_gallery, leaving_fractions, make_card, sample_image
 from .tradeoff import draw_tradeoff
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     'draw_attention',
     'draw_gallery',
     'draw_tradeoff',
-    'leaving_shares',
+    'leaving_fractions',
     'make_card',
     'most_different_token',
     'plot_exit_tradeoff',

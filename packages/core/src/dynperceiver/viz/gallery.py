@@ -18,7 +18,7 @@ from dynperceiver_runtime import UserError
 from ..metrics import ExitAnswers
 from .files import load_pyplot, save_figure
 
-__all__ = ['Card', 'CardGroup', 'choose_groups', 'draw_gallery', 'leaving_shares', 'make_card', 'sample_image']
+__all__ = ['Card', 'CardGroup', 'choose_groups', 'draw_gallery', 'leaving_fractions', 'make_card', 'sample_image']
 
 RIGHT, WRONG, UNKNOWN = '#14803c', '#c0262d', '0.25'
 NAME_LENGTH = 15
@@ -155,12 +155,12 @@ def choose_groups(
     return CardGroup('Easy: exit 1 is right', easy_note, cards(easy)), hard_group
 
 
-def leaving_shares(answers: ExitAnswers, threshold: float) -> str:
+def leaving_fractions(answers: ExitAnswers, threshold: float) -> str:
     """Line that says how many samples leave at each exit, and how many are right."""
     leaving_S = answers.leaving_S(threshold)
-    shares = np.bincount(leaving_S, minlength=answers.answer_SE.shape[1] + 1)[1:] / len(leaving_S)
+    fractions = np.bincount(leaving_S, minlength=answers.answer_SE.shape[1] + 1)[1:] / len(leaving_S)
     right = answers.right_SE[np.arange(len(leaving_S)), leaving_S - 1].mean()
-    exits = ', '.join(f'{share:.0%} at exit {number}' for number, share in enumerate(shares, 1))
+    exits = ', '.join(f'{fraction:.0%} at exit {number}' for number, fraction in enumerate(fractions, 1))
     return f'at a confidence of {threshold:g} leave {exits}; {right:.1%} of the answers are right'
 
 

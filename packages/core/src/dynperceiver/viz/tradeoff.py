@@ -28,7 +28,7 @@ def _panel(axes: Any, rows: Sequence[TradeoffRow], unit: str) -> None:
         curve = points(series)
         if curve:
             costs = [cost for cost, _ in curve]
-            label = f'dynamic, {len(curve)} budgets' if series == DYNAMIC else 'same shares at random exits'
+            label = f'dynamic, {len(curve)} budgets' if series == DYNAMIC else 'same fractions at random exits'
             axes.plot(costs, [100 * row.accuracy for _, row in curve], style, color=COLOURS[series], linewidth=width, label=label)
             if series == DYNAMIC:
                 ends = [100 * row.low for _, row in curve], [100 * row.high for _, row in curve]

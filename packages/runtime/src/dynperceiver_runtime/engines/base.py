@@ -7,14 +7,14 @@ Shape suffixes: S samples, K classes; a sample is an image, or a clip of ``num_f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import UserError
 
-__all__ = ['Engine', 'EngineError']
+__all__ = ['Engine', 'EngineError', 'EngineTable', 'Served', 'check_images']
 
 
 class EngineError(UserError):
@@ -78,3 +78,57 @@ class Engine(Served, Protocol):
 
     def wrap(self, array: np.ndarray) -> Any:
         """A result in the kind of array that this backend's users work with."""
+
+
+def check_images(shape: Sequence[int], num_frames: int) -> tuple[int, int]:
+    """Check the shape of what an engine is to start with.
+
+    Args:
+        shape: Of the array: (S * num_frames, 3, H, W), or (S, num_frames, 3, H, W).
+        num_frames: Frames per sample, 1 for images.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        EngineError: If it is neither.
+    """
+    sizes = tuple(int(size) for size in shape)
+    rows = (sizes[0] * num_frames, *sizes[2:]) if len(sizes) == 5 and sizes[1] == num_frames else sizes
+    if len(rows) != 4 or rows[1] != 3 or rows[0] % num_frames:
+        clips = '' if num_frames == 1 else f', frames of clips as (clips * {num_frames}, 3, H, W) or (clips, {num_frames}, 3, H, W)'
+        raise EngineError(f'input of shape {sizes}: pass images as (S, 3, H, W){clips}')
+    return rows[2], rows[3]
+
+
+class EngineTable(dict[str, Callable[..., Engine]]):
+    """Functions that make engines, by the names under which users ask for them.
+
+    Args:
+        served: What the engines of this table are made of, for messages.
+        engines: Functions by name; each takes what is served, and the engine's options as keywords.
+    """
+
+    def __init__(self, served: str, **engines: Callable[..., Engine]) -> None:
+        super().__init__(engines)
+        self.served = served
+
+    def register(self, name: str, make: Callable[..., Engine]) -> None:
+        """Add an engine.
+
+        Raises:
+            EngineError: If the name is taken.
+        """
+        if name in self:
+            raise EngineError(f'an engine named {name!r} serves {self.served} already; names are unique, choose another')
+        self[name] = make
+
+    def find(self, name: str) -> Callable[..., Engine]:
+        """The function of a name.
+
+        Raises:
+            EngineError: If there is none.
+        """
+        if name not in self:
+            raise EngineError(f'backend={name!r} is unknown; choose {" or ".join(map(repr, self))}')
+        return self[name]

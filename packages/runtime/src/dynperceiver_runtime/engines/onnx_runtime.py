@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from .base import EngineError
+from .base import EngineError, check_images
 from .manifest import MANIFEST, REMEDY, GraphEntry, Manifest, find_policy, is_count, read_manifest
-from .sessions import import_onnxruntime, make_session, share_pool
+from .sessions import Sessions, import_onnxruntime, make_session, share_pool
 
 __all__ = ['OnnxRuntimeEngine', 'OnnxState']
 
@@ -51,8 +50,10 @@ def _default_num_threads() -> int:
 class OnnxRuntimeEngine:
     """Runs the graphs of an exported folder on the CPU.
 
-    A graph is loaded when a sample first reaches its segment; all files are checked at once. The backend may be called from several
-    threads, and used again in a forked process.
+    A graph is loaded when a sample first reaches its segment; all files are checked at once. The engine may be called from several
+    threads. It may also be used in a forked process, which loads the graphs anew, and which may end in any way: see
+    :func:`~dynperceiver_runtime.engines.sessions.import_onnxruntime`. Elsewhere than on Linux with glibc, a forked process must end by
+    ``os._exit`` (as those of ``multiprocessing`` do), or be spawned: ONNX Runtime's own exit waits for threads that were not forked.
 
     Args:
         folder: What ``tools/export.py`` wrote.
@@ -66,17 +67,10 @@ class OnnxRuntimeEngine:
             ONNX Runtime is not installed.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        num_threads: int | None = None,
-        shared_pool: bool = False,
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike[str], num_threads: int | None = None, shared_pool: bool = False) -> None:
         self.folder: Path | None = Path(folder).resolve()
+        self._graphs: Mapping[str, bytes] = {}
         self._set_up(read_manifest(self.folder), num_threads, shared_pool)
-        self._graphs: Mapping[str, bytes] | None = None
-        for graph in self.manifest.segments:
-            self._read(graph)
 
     @classmethod
     def from_graphs(
@@ -89,6 +83,9 @@ class OnnxRuntimeEngine:
             graphs: Content of each file that the manifest lists, by its name.
             num_threads: See the class.
             shared_pool: See the class.
+
+        Raises:
+            EngineError: As for the class.
         """
         engine = cls.__new__(cls)
         engine.folder, engine._graphs = None, dict(graphs)
@@ -104,14 +101,12 @@ class OnnxRuntimeEngine:
         self.shared_pool = shared_pool
         if shared_pool:
             share_pool(self.num_threads)
-        self._forget_sessions()
-
-    def _forget_sessions(self) -> None:
-        self._sessions: list[Any] = [None] * self.num_exits
-        self._lock, self._process = threading.Lock(), os.getpid()
+        for graph in manifest.segments:
+            self._read(graph)
+        self._sessions = Sessions()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._graphs is not None:
+        if self.folder is None:
             return type(self).from_graphs, (self.manifest, self._graphs, self.num_threads, self.shared_pool)
         return type(self), (self.folder, self.num_threads, self.shared_pool)
 
@@ -143,19 +138,17 @@ class OnnxRuntimeEngine:
     @property
     def num_loaded(self) -> int:
         """Graphs that were loaded so far."""
-        return sum(session is not None for session in self._sessions)
+        return len(self._sessions)
 
     def _path(self, graph: GraphEntry) -> Path:
         return Path(graph.file) if self.folder is None else self.folder / graph.file
 
     def _read(self, graph: GraphEntry) -> bytes:
         """A graph's file as it was exported; it is read when it is needed, and may have been exchanged since the folder was checked."""
-        if self._graphs is not None:
-            return self._graphs[graph.file]
         path = self._path(graph)
         try:
-            content = path.read_bytes()
-        except FileNotFoundError:
+            content = self._graphs[graph.file] if self.folder is None else path.read_bytes()
+        except (FileNotFoundError, KeyError):
             raise EngineError(f'{path} is missing, which {MANIFEST} lists; copy the whole folder, or {REMEDY}') from None
         if hashlib.sha256(content).hexdigest() != graph.sha256:
             raise EngineError(
@@ -164,19 +157,8 @@ class OnnxRuntimeEngine:
             )
         return content
 
-    def _session(self, exit_index: int) -> Any:
-        if self._process != os.getpid():  # threads of a session do not follow into a forked process, and its end would wait for them
-            self._left_behind = self._sessions
-            self._forget_sessions()
-        session = self._sessions[exit_index]
-        if session is None:
-            with self._lock:
-                session = self._sessions[exit_index]
-                if session is None:
-                    session = self._sessions[exit_index] = self._load(self.manifest.segments[exit_index])
-        return session
-
-    def _load(self, graph: GraphEntry) -> Any:
+    def _load(self, exit_index: int) -> Any:
+        graph = self.manifest.segments[exit_index]
         path, content = self._path(graph), self._read(graph)
         try:
             session = make_session(content, self.num_threads, self.shared_pool)
@@ -208,17 +190,12 @@ class OnnxRuntimeEngine:
                 f'input of type {type(images).__name__} cannot be taken as a NumPy array ({error}); pass a NumPy array, or a tensor on the '
                 'CPU without gradients'
             ) from error
-        shape = array.shape
-        if array.ndim == 5 and shape[1] == frames:
-            array = array.reshape(-1, *shape[2:])
-        if array.ndim != 4 or array.shape[1] != 3 or array.shape[0] % frames:
-            clips = '' if frames == 1 else f', frames of clips as (clips * {frames}, 3, H, W) or (clips, {frames}, 3, H, W)'
-            raise EngineError(f'input of shape {shape}: pass images as (S, 3, H, W){clips}')
-        if array.shape[2:] != self.manifest.image_size:
-            height, width = self.manifest.image_size
+        height, width = check_images(array.shape, frames)
+        if (height, width) != self.manifest.image_size:
             raise EngineError(
-                f'input of {array.shape[2]}x{array.shape[3]} pixels (height x width): these graphs were exported for {height}x{width}; '
-                f'resize the images, or export for their size with tools/export.py --shape {array.shape[2]} {array.shape[3]}'
+                f'input of {height}x{width} pixels (height x width): these graphs were exported for '
+                f'{"x".join(map(str, self.manifest.image_size))}; resize the images, or export for their size with '
+                f'tools/export.py --shape {height} {width}'
             )
         if array.dtype.kind != 'f':
             preprocessing = self.manifest.preprocessing
@@ -227,6 +204,7 @@ class OnnxRuntimeEngine:
                 f'input of type {array.dtype}: pass normalised images as floating-point numbers, (pixels - mean) / std per channel'
                 + (f' with {known}' if known else ' as in training')
             )
+        array = array if array.ndim == 4 else array.reshape(-1, 3, height, width)
         return OnnxState({'images': np.ascontiguousarray(array, np.float32)}, len(array) // frames)
 
     def num_samples(self, state: OnnxState) -> int:
@@ -263,7 +241,7 @@ class OnnxRuntimeEngine:
         return max(1, PIXELS_AT_ONCE // (height * width * self.num_frames))
 
     def _run_part(self, graph: GraphEntry, exit_index: int, state: OnnxState) -> tuple[np.ndarray, OnnxState]:
-        results = self._session(exit_index).run(list(graph.outputs), {name: state.arrays[name] for name in graph.inputs})
+        results = self._sessions.get(exit_index, self._load).run(list(graph.outputs), {name: state.arrays[name] for name in graph.inputs})
         outputs = dict(zip(graph.outputs, results, strict=True))
         arrays = {name: outputs[output] for name, output in graph.updates.items()}
         arrays.update((name, state.arrays[name]) for name in graph.keeps)

@@ -1,6 +1,7 @@
 """Policies as JSON files, what is recorded about them, and fingerprints of what they were made from.
 
 The file's fields are those of the policy, besides ``format`` and ``version``; numbers are exact, and ``NaN`` and ``Infinity`` are refused.
+In ``log_odds``, ``null`` stands for a threshold that all reach, or none. Version 1 has no ``log_odds``: it decides by float32 scores.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from ..files import write_json
 __all__ = ['PolicyError', 'PolicyRecord', 'fingerprint_of_arrays', 'read_policy_file', 'write_policy_file']
 
 FORMAT = 'dynperceiver exit policy'
-VERSION = 1
-POLICY_FIELDS = ('score', 'thresholds', 'temperature', 'record')
+FIELDS = {1: ('score', 'thresholds', 'temperature', 'record'), 2: ('score', 'thresholds', 'log_odds', 'temperature', 'record')}
+VERSION_OF_SCALE = {'probability': 1, 'log_odds': 2}
+OLD_NAMES = {'exit_shares': 'exit_fractions'}  # of the figures in a record, in files of version 1
 REMEDY = 'make the file anew with tools/calibrate.py'
 
 
 class PolicyError(UserError):
-    """A policy, or a policy's file, that cannot be used; the message names it, the rule and the remedy."""
+    """A policy, or a policy's file, that cannot be used; the message says what was expected and what to try."""
 
 
 def _plain(value: Any, name: str) -> Any:
@@ -65,7 +67,7 @@ class PolicyRecord:
         cost_gflops: Cost of one sample that leaves at the exit, per exit, in GFLOPs (1 MAC = 1 FLOP), or ``None``.
         cost_ms: The same in milliseconds, or ``None``.
         machine: Where the milliseconds were taken, or ``None``.
-        expected: Figures on the held-out samples: ``accuracy``, ``full_accuracy`` (of the full network), ``exit_shares``, and
+        expected: Figures on the held-out samples: ``accuracy``, ``full_accuracy`` (of the full network), ``exit_fractions``, and
             ``mean_gflops`` and ``mean_ms`` where the costs are known.
 
     Raises:
@@ -88,6 +90,7 @@ class PolicyRecord:
         for name in ('solved_for', 'expected'):
             self._check(name, 'an object with names', lambda value: isinstance(value, Mapping))
             object.__setattr__(self, name, _plain(getattr(self, name), name))
+        object.__setattr__(self, 'expected', {OLD_NAMES.get(name, name): value for name, value in self.expected.items()})
         for name in ('cost_gflops', 'cost_ms'):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _plain(getattr(self, name), name))
@@ -119,7 +122,14 @@ def write_policy_file(path: str | os.PathLike[str], fields_: Mapping[str, Any], 
     Raises:
         FileError: If the file cannot be written, for example since its folder is missing.
     """
-    content = {'format': FORMAT, 'version': VERSION, **fields_, 'record': None if record is None else asdict(record)}
+    version = VERSION_OF_SCALE[fields_['scale']]
+    content = {'format': FORMAT, 'version': version, **{name: fields_[name] for name in FIELDS[version] if name != 'record'}}
+    content['record'] = None if record is None else asdict(record)
+    if version == 1 and record is not None:  # for the programs that wrote such files
+        new_names = {new: old for old, new in OLD_NAMES.items()}
+        content['record']['expected'] = {new_names.get(name, name): value for name, value in record.expected.items()}
+    elif content.get('log_odds') is not None:
+        content['log_odds'] = [value if math.isfinite(value) else None for value in content['log_odds']]
     write_json(path, content, 'policy', allow_nan=False)
 
 
@@ -130,7 +140,7 @@ def read_policy_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Poli
         The policy's fields without its record, and the record.
 
     Raises:
-        PolicyError: If the file is missing, or is no policy, or one of another version.
+        PolicyError: If the file is missing, or is no policy, or one of a version that is not known.
     """
     try:
         content = json.loads(Path(path).read_text(encoding='utf-8'), parse_constant=_refuse_constant)
@@ -142,18 +152,36 @@ def read_policy_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Poli
         raise PolicyError(f'{path} is not the JSON of a policy ({error}); {REMEDY}') from error
     if not isinstance(content, dict) or content.get('format') != FORMAT:
         raise PolicyError(f'{path} is no policy: "format" must be "{FORMAT}"; pass a file that tools/calibrate.py wrote')
-    if content.get('version') != VERSION or isinstance(content['version'], bool):
+    version = content.get('version')
+    if not isinstance(version, int) or isinstance(version, bool) or version not in FIELDS:
         raise PolicyError(
-            f'{path} is a policy of version {content.get("version")!r}, and this package reads version {VERSION}; update the older of the '
-            f'two, or {REMEDY}'
+            f'{path} is a policy of version {version!r}, and this package reads versions {", ".join(map(str, FIELDS))}; update this package if '
+            f'the file is newer, or {REMEDY}'
         )
-    _check_names(path, content, ('format', 'version', *POLICY_FIELDS), '')
+    _check_names(path, content, ('format', 'version', *FIELDS[version]), '')
     if not isinstance(content['score'], str):
         raise PolicyError(f'{path}: "score" is {content["score"]!r}, where a name belongs; {REMEDY}')
     for name in ('thresholds', 'temperature'):
         if not isinstance(content[name], list) or not all(map(_is_number, content[name])):
             raise PolicyError(f'{path}: "{name}" is {content[name]!r}, where a list of numbers belongs; {REMEDY}')
-    return {name: content[name] for name in POLICY_FIELDS if name != 'record'}, _read_record(path, content['record'])
+    policy = {name: content[name] for name in FIELDS[version] if name != 'record'}
+    if version == 1:
+        policy['scale'] = 'probability'
+    else:
+        policy['log_odds'] = _read_log_odds(path, content['log_odds'], content['thresholds'])
+    return policy, _read_record(path, content['record'])
+
+
+def _read_log_odds(path: str | os.PathLike[str], values: Any, thresholds: list[float]) -> list[float] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list) or not all(value is None or _is_number(value) for value in values) or len(values) != len(thresholds):
+        raise PolicyError(
+            f'{path}: "log_odds" is {values!r}, where null or a list of a number or null for each of the {len(thresholds)} thresholds '
+            f'belongs; {REMEDY}'
+        )
+    ends = [math.inf if threshold > 1 else -math.inf for threshold in thresholds]
+    return [end if value is None else value for value, end in zip(values, ends, strict=True)]
 
 
 def _read_record(path: str | os.PathLike[str], content: Any) -> PolicyRecord | None:
@@ -173,7 +201,7 @@ def _check_names(path: str | os.PathLike[str], content: Mapping[str, Any], names
     missing, unknown = [name for name in names if name not in content], [name for name in content if name not in names]
     if missing or unknown:
         found = [f'{", ".join(missing)} missing'] * bool(missing) + [f'{", ".join(unknown)} unknown'] * bool(unknown)
-        raise PolicyError(f'{path}: fields{where}: {"; ".join(found)}. Rule: exactly {", ".join(names)}. Remedy: {REMEDY}')
+        raise PolicyError(f'{path}: fields{where}: {"; ".join(found)}; expected are exactly {", ".join(names)}; {REMEDY}')
 
 
 def fingerprint_of_arrays(items: Iterable[tuple[str, np.ndarray]]) -> str:

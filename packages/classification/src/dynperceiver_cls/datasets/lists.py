@@ -112,7 +112,7 @@ class CSVImages(ImageDataset):
         **kwargs: Any,
     ) -> None:
         if group_column is not None and kwargs.get('group_pattern') is not None:
-            raise ValueError(
+            raise UserError(
                 f'group_column={group_column!r} and group_pattern={kwargs["group_pattern"]!r} both say what the groups are; leave one out.'
             )
         self.path_column = path_column

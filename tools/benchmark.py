@@ -5,7 +5,6 @@ random images. States from which batch size on early exits are faster than the s
 """
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from dynperceiver.benchmark.speed import fractions_of_policy, measure_speed, spe
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import BACKENDS, ExitPolicy
 from dynperceiver.launch import add_shape, check_output, image_size, load_network, read_config, run_tool, tool_parser
+from dynperceiver_runtime.files import write_json
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,7 +74,7 @@ def main() -> None:
     print(f'{Path(args.config).stem}: {report["num_params"] / 1e6:.2f} M parameters')
     print(speed_table(report))
     if args.out is not None:
-        args.out.write_text(json.dumps(dict(config=args.config, **report), indent=2) + '\n', encoding='utf-8')
+        write_json(args.out, dict(config=args.config, **report))
         print(f'{args.out} written')
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynperceiver_runtime.policy import NEVER, ExitPolicy, PolicyError, PolicyRecord, fingerprint_of_arrays, policy_file
+from dynperceiver_runtime.policy import NEVER, ExitPolicy, PolicyError, PolicyRecord, fingerprint_of_arrays
 
 POLICY = ExitPolicy((0.5, 0.6, 0.7))
 
@@ -113,21 +113,21 @@ def test_a_figure_under_its_old_name_is_read() -> None:
 def test_a_failing_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / 'policy.json'
     POLICY.save(path)
-    monkeypatch.setattr(policy_file.os, 'fsync', lambda _: (_ for _ in ()).throw(OSError('disk full')))
-    message = rf'^policy {re.escape(str(path))} cannot be written \(disk full\); choose the name of a file in a folder that you may'
+    monkeypatch.setattr('os.fsync', lambda _: (_ for _ in ()).throw(OSError('disk full')))
+    message = rf'^policy {re.escape(str(path))} cannot be written \(disk full\); choose a place that you may write to, with space left$'
     with pytest.raises(PolicyError, match=message) as caught:
         _recorded().save(path)
     assert '.tmp' not in str(caught.value)
     assert ExitPolicy.load(path) == POLICY
     assert [entry.name for entry in tmp_path.iterdir()] == ['policy.json']
-    with pytest.raises(FileNotFoundError, match=r'the folder .* is missing; create it first'):
+    with pytest.raises(FileNotFoundError, match=r'the folder .* is missing; make it first'):
         POLICY.save(tmp_path / 'none' / 'policy.json')
 
 
 def test_a_policy_that_cannot_be_written_is_named_by_its_users_name(tmp_path: Path) -> None:
     (tmp_path / 'folder').mkdir()
-    for name, reason in (('folder', 'Is a directory'), ('x' * 300, 'File name too long')):
-        with pytest.raises(PolicyError, match=rf'^policy .*{name} cannot be written \({reason}\)') as caught:
+    for name, reason in (('folder', ': it is a folder; '), ('x' * 300, r' \(File name too long\)')):
+        with pytest.raises(PolicyError, match=rf'^policy .*{name} cannot be written{reason}') as caught:
             POLICY.save(tmp_path / name)
         assert f'.{name}.' not in str(caught.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ['folder']

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dynperceiver_runtime import UserError
+from dynperceiver_runtime.files import open_atomically
 
 from ..analysis import count_exit_costs
 from ..deployment.runner import DynamicRunner, average_views_of
@@ -90,16 +91,10 @@ class HeldOutLogits:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write them to an npz file, whole or not at all; a file of that name is replaced."""
-        path = Path(path)
-        partial = path.with_name(f'.{path.name}.partial')
-        try:
-            arrays: dict[str, Any] = {entry.name: np.asarray(getattr(self, entry.name)) for entry in fields(self) if entry.name != 'form'}
-            arrays['form'], arrays['average_views'] = np.asarray(self.form[:3]), np.asarray(self.form.average_views)
-            with partial.open('wb') as file:
-                np.savez(file, **arrays)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        arrays: dict[str, Any] = {entry.name: np.asarray(getattr(self, entry.name)) for entry in fields(self) if entry.name != 'form'}
+        arrays['form'], arrays['average_views'] = np.asarray(self.form[:3]), np.asarray(self.form.average_views)
+        with open_atomically(path, what='file of logits') as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], checkpoint: str, calibration_set: str, form: SampleForm) -> HeldOutLogits:

@@ -19,10 +19,11 @@ demo: setup ## the main job end to end on small made clips; results in work_dirs
 demo-images: setup ## image classification end to end, in minutes; results in work_dirs/demo_images
 	@.venv/bin/python tools/demo.py --task images
 
-test: setup ## the test suite (offline, on the CPU); pass options by ARGS="-k name"
-	@.venv/bin/python -m pytest $(ARGS)
+# A worker per processor; a file's tests stay together, so that what they share is made once.
+test: setup ## the test suite (offline, on the CPU); pass options by ARGS="-k name", ARGS="-n 0" runs it in one process
+	@.venv/bin/python -m pytest -n logical --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: setup ## ruff, and mypy (strict) on packages/core
+lint: setup ## ruff, and mypy (strict) on packages/runtime and packages/core
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
 

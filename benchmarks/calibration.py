@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dynperceiver.inference.calibration import HeldOutScores, calibrate, tradeoff_curve
+from dynperceiver.calibration import HeldOutScores, calibrate, tradeoff_curve
 
 GFLOPS = (0.46, 1.06, 1.23, 1.3)
 STRENGTHS = (1.5, 2.0, 2.2, 2.5)  # how far the right class stands out, per exit
@@ -32,9 +32,9 @@ def random_logits(num_samples: int, num_classes: int) -> tuple[np.ndarray, np.nd
 
 def timed(name: str, function: Callable[[], object]) -> None:
     """Print what one call takes."""
-    start = time.perf_counter()
+    start = time.process_time()
     function()
-    print(f'{name:42s} {time.perf_counter() - start:7.2f} s', flush=True)
+    print(f'{name:42s} {time.process_time() - start:7.2f} s', flush=True)
 
 
 def main() -> None:

@@ -24,16 +24,17 @@ import torch
 from torch import nn
 
 from dynperceiver import build_model
-from dynperceiver.analysis import count_exit_costs, machine_description, measure_peak_memory, num_torch_threads, time_calls
+from dynperceiver.analysis import count_exit_costs
+from dynperceiver.benchmark import machine_description, measure_peak_memory, num_torch_threads, time_calls
+from dynperceiver.benchmark.speed import eager_call, folded_call, onnx_call, static_trunk_of
+from dynperceiver.calibration.exit_fractions import as_policy_thresholds, solve_thresholds
 from dynperceiver.inference import DynamicRunner, ExitPolicy
-from dynperceiver.inference.backends.sessions import share_pool
-from dynperceiver.inference.policies import NEVER
-from dynperceiver.inference.speed import eager_call, folded_call, onnx_call, static_trunk_of
-from dynperceiver.inference.thresholds import as_policy_thresholds, solve_thresholds
 from dynperceiver.models import DynPerceiver
+from dynperceiver_runtime.engines.sessions import share_pool
+from dynperceiver_runtime.policy.exit_policy import NEVER
 
-SHARES = (0.4, 0.3, 0.1, 0.2)
-CLIP_SHARES = (0.5, 0.0, 0.0, 0.5)
+FRACTIONS = (0.4, 0.3, 0.1, 0.2)
+CLIP_FRACTIONS = (0.5, 0.0, 0.0, 0.5)
 NOBODY_LEAVES = ExitPolicy((NEVER,) * 3)
 ACTION_CONFIG = Path(__file__).parents[1] / 'configs' / 'action' / 'tsm_dynperceiver.py'
 
@@ -84,13 +85,13 @@ def pictures(count: int, seed: int = 0) -> torch.Tensor:
     return noise * (0.5 + torch.rand(count, 1, 1, 1, generator=generator)) + torch.randn(count, 3, 1, 1, generator=generator)
 
 
-def solved_policy(runner: DynamicRunner, batches: Sequence[Any], shares: Sequence[float]) -> ExitPolicy:
+def solved_policy(runner: DynamicRunner, batches: Sequence[Any], fractions: Sequence[float]) -> ExitPolicy:
     """A policy whose thresholds are solved on the scores of these very samples; logits are scaled so that their scores differ."""
     logits_ESK = np.concatenate([runner.full_logits(batch) for batch in batches], 1)
     spread_E = logits_ESK.std(axis=(1, 2)) / 2
     loose = ExitPolicy((0.0,) * (len(logits_ESK) - 1), temperature=tuple(spread_E.tolist()))
     score_ES = np.stack([loose.score_of(k, logits_SK) for k, logits_SK in enumerate(logits_ESK)])
-    return ExitPolicy(as_policy_thresholds(solve_thresholds(score_ES, shares)), temperature=loose.temperature)
+    return ExitPolicy(as_policy_thresholds(solve_thresholds(score_ES, fractions)), temperature=loose.temperature)
 
 
 def step_ms(name: str, ms: float) -> str:
@@ -125,7 +126,7 @@ def onnx_segments(args: argparse.Namespace) -> Iterator[Row]:
     model, images = network(), pictures(1)
     runner = DynamicRunner(model, NOBODY_LEAVES, 'onnxruntime', num_threads=args.threads)
     array = images.numpy()
-    calls: dict[str, Callable[[], object]] = {f'exit {k + 1}': lambda k=k: runner(array, max_exit=k) for k in range(4)}
+    calls: dict[str, Callable[[], object]] = {f'exit {k + 1}': lambda k=k: runner(array, max_exit=k) for k in range(model.num_exits)}
     calls |= {
         'trunk': onnx_call(static_trunk_of(model), images, args.threads),
         'one graph': onnx_call(model, images, args.threads),
@@ -141,7 +142,7 @@ def onnx_segments(args: argparse.Namespace) -> Iterator[Row]:
 
 def saving(full: DynamicRunner, batches: Sequence[Any], gflops_E: np.ndarray, rounds: int) -> tuple[float, float, str]:
     """Speed-up of a policy over the full network, in time and in GFLOPs; several batches come as a stream."""
-    dynamic = DynamicRunner(None, solved_policy(full, batches, SHARES), full.backend)
+    dynamic = DynamicRunner(None, solved_policy(full, batches, FRACTIONS), full.engine)
 
     def answer() -> np.ndarray:
         results = [dynamic(batches[0])] if len(batches) == 1 else dynamic.stream(batches, len(batches[0]))
@@ -151,7 +152,7 @@ def saving(full: DynamicRunner, batches: Sequence[Any], gflops_E: np.ndarray, ro
     predicted = float(gflops_E[-1] / (count_E @ gflops_E / count_E.sum()))
     calls = {'full': lambda: [full(batch) for batch in batches], 'dynamic': answer}
     table = time_calls(calls, rounds, 1, warm_up=1, max_seconds=55)
-    return table.ratio('full', 'dynamic'), predicted, f'{"/".join(map(str, count_E))} samples at exits 1-4'
+    return table.ratio('full', 'dynamic'), predicted, f'{"/".join(map(str, count_E))} samples at exits 1-{len(count_E)}'
 
 
 def speed_up(args: argparse.Namespace) -> Iterator[Row]:
@@ -194,16 +195,16 @@ def clips(args: argparse.Namespace) -> Iterator[Row]:
     frames = pictures(8 * num_clips)
     videos, array = frames.view(num_clips, 8, 3, 224, 224), frames.numpy()
     full = DynamicRunner(model, NOBODY_LEAVES, 'onnxruntime', num_threads=args.threads)
-    dynamic = DynamicRunner(None, solved_policy(full, [array], CLIP_SHARES), full.backend)
+    dynamic = DynamicRunner(None, solved_policy(full, [array], CLIP_FRACTIONS), full.engine)
 
     def run_tsm() -> None:
         with torch.inference_mode():
             tsm(videos, mode='tensor', stage='head')
 
     table = time_calls({'dynamic': lambda: dynamic(array), 'tsm': run_tsm}, args.rounds, 1, max_seconds=75)
-    count_E = np.bincount(np.asarray(dynamic(array).exit_index), minlength=4)
+    count_E = np.bincount(np.asarray(dynamic(array).exit_index), minlength=model.num_exits)
     rates = {name: 1e3 * num_clips / table[name].median_ms for name in ('dynamic', 'tsm')}
-    note = f'{rates["dynamic"]:.2f} and {rates["tsm"]:.2f} clips/s, {"/".join(map(str, count_E))} clips at exits 1-4'
+    note = f'{rates["dynamic"]:.2f} and {rates["tsm"]:.2f} clips/s, {"/".join(map(str, count_E))} clips at exits 1-{len(count_E)}'
     claim = "clips/s, ONNX Runtime / mmaction2's TSM-ResNet-50 in PyTorch"
     yield Row(4, claim, table.ratio('tsm', 'dynamic'), 2.5, at_most=False, note=note)
 

@@ -24,7 +24,7 @@ from dynperceiver.viz import read_exit_accuracies
 
 ROOT = Path(__file__).resolve().parent.parent
 MINUTES = 'minutes.txt'
-NO_SHARES = ('nll', 'brier')  # metrics that are not shares of the samples, and not printed in percent
+NO_FRACTIONS = ('nll', 'brier')  # metrics that are not fractions of the samples, and not printed in percent
 
 
 def call(tool: str, log: Path, *arguments: str | Path) -> None:
@@ -56,7 +56,7 @@ def train_and_test(config: Path, seed: int, folder: Path, metric: str) -> list[f
 
 def scale(metric: str) -> int:
     """By what a metric is multiplied to be read."""
-    return 1 if metric in NO_SHARES else 100
+    return 1 if metric in NO_FRACTIONS else 100
 
 
 def row(config: Path, runs: list[list[float]], metric: str) -> str:

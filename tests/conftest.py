@@ -6,16 +6,32 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 # Before torch is imported, and for the processes that tests start: on networks as small as those of the tests, threads only wait for
-# each other, a hundred times longer than they work where something else runs on the machine.
+# each other, a hundred times longer than they work where something else runs on the machine. Whoever sets a number gets it.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('MKL_NUM_THREADS', os.environ['OMP_NUM_THREADS'].partition(',')[0])
+os.environ.setdefault('OPENBLAS_NUM_THREADS', os.environ['MKL_NUM_THREADS'])
+os.environ.setdefault('OPENCV_FOR_THREADS_NUM', os.environ['MKL_NUM_THREADS'])
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / 'helpers'))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files that take longest first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: 'tools' not in item.path.parts)
+
+
+def pytest_collection_finish() -> None:
+    """Let MMEngine read each index of MMDetection's models once: it reads a hundred files for every ``_base_`` of MMDetection's."""
+    utils = sys.modules.get('mmengine.config.utils')
+    if utils is not None:
+        utils.load = cache(utils.load)
 
 
 @pytest.fixture(autouse=True)

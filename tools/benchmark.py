@@ -5,47 +5,40 @@ random images. States from which batch size on early exits are faster than the s
 """
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import Progress
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
+from dynperceiver.benchmark.speed import fractions_of_policy, measure_speed, speed_table
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import BACKENDS, ExitPolicy
-from dynperceiver.inference.fingerprints import fingerprint_of_network
-from dynperceiver.inference.speed import measure_speed, shares_of_policy, speed_table
-from dynperceiver.launch import UsageError, load_network, read_config, run_tool
+from dynperceiver.launch import add_shape, check_output, image_size, load_network, read_config, run_tool, tool_parser
+from dynperceiver_runtime.files import write_json
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file of a model with exits')
+    parser = tool_parser(__doc__, config='config file of a model with exits')
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file of this config; times do not depend on it (default: random weights)')
     parser.add_argument('--backend', nargs='+', choices=list(BACKENDS), default=list(BACKENDS), help='(default: all)')
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 8, 32], metavar='N', help='(default: 1 8 32)')
     parser.add_argument('--threads', type=int, help='threads (default: as PyTorch chooses)')
     parser.add_argument('--device', help="where PyTorch computes, for example 'cuda' (default: the CPU)")
-    parser.add_argument(
-        '--shape', type=int, nargs='+', metavar='PIXELS', help='height and width of the input (default: input_shape of the config, or 224)'
-    )
+    add_shape(parser)
     mix = parser.add_mutually_exclusive_group()
-    mix.add_argument('--policy', metavar='POLICY.json', help='time the exits in the shares that this policy of tools/calibrate.py expects')
-    mix.add_argument('--exit-shares', type=float, nargs='+', metavar='SHARE', help='the same for shares of your own: 0.4 0.3 0.1 0.2')
+    mix.add_argument('--policy', metavar='POLICY.json', help='time the mix of exits that this policy of tools/calibrate.py expects')
+    mix.add_argument('--exit-fractions', type=float, nargs='+', metavar='FRACTION', help='the same for a mix of your own: 0.4 0.3 0.1 0.2')
     parser.add_argument('--static', action=argparse.BooleanOptionalAction, default=True, help='time the static trunk (default: yes)')
     parser.add_argument('--eager', action='store_true', help='time network and static trunk in plain PyTorch as well')
     parser.add_argument('--rounds', type=int, default=15, help='rounds in which all take turns (default: %(default)s)')
     parser.add_argument('--max-seconds', type=float, default=60, help='per backend and batch size (default: %(default)s)')
     parser.add_argument('--out', type=Path, metavar='RESULT.json', help='keep the figures')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
     args = parser.parse_args()
-    if args.shape is not None and len(args.shape) > 2:
-        raise UsageError(f'--shape {args.shape}: give one number for a square, or height and width')
-    if args.out is not None and not args.out.parent.is_dir():
-        raise FileNotFoundError(f'folder {args.out.parent} for {args.out.name} is missing; make it first')
+    if args.out is not None:
+        check_output('--out', args.out)
     return args
 
 
@@ -53,13 +46,11 @@ def main() -> None:
     """Parse, build, measure, print."""
     args = parse_args()
     logging.disable(logging.WARNING)
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_config(args.config, args.cfg_options)
     policy = None if args.policy is None else ExitPolicy.load(args.policy)
     _, network = load_network(cfg, args.checkpoint)
     if policy is not None and args.checkpoint is not None:
         policy.check_checkpoint(fingerprint_of_network(network), args.checkpoint)
-    shape = args.shape or list(cfg.get('input_shape') or (224,))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task('')
 
@@ -70,8 +61,8 @@ def main() -> None:
             network,
             args.backend,
             args.batch_sizes,
-            (shape[0], shape[-1]),
-            exit_shares=args.exit_shares if policy is None else shares_of_policy(policy),
+            image_size(args.shape, cfg),
+            exit_fractions=args.exit_fractions if policy is None else fractions_of_policy(policy),
             static=args.static,
             eager=args.eager,
             num_threads=args.threads,
@@ -83,9 +74,9 @@ def main() -> None:
     print(f'{Path(args.config).stem}: {report["num_params"] / 1e6:.2f} M parameters')
     print(speed_table(report))
     if args.out is not None:
-        args.out.write_text(json.dumps(dict(config=args.config, **report), indent=2) + '\n', encoding='utf-8')
+        write_json(args.out, dict(config=args.config, **report))
         print(f'{args.out} written')
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

@@ -13,63 +13,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import DictAction
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
+from dynperceiver.benchmark.exit_times import time_exits
+from dynperceiver.calibration.calibrate import calibrate
+from dynperceiver.calibration.held_out_logits import HeldOutLogits, collect_logits, sample_form
+from dynperceiver.calibration.report import policy_table
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import BACKENDS
-from dynperceiver.inference.backends.torch_backend import network_with_exits
-from dynperceiver.inference.calibration import calibrate
-from dynperceiver.inference.exit_times import time_exits
-from dynperceiver.inference.fingerprints import fingerprint_of_network
-from dynperceiver.inference.held_out_logits import HeldOutLogits, collect_logits, sample_form
-from dynperceiver.inference.policies import SCORES
-from dynperceiver.inference.policy_report import policy_table
-from dynperceiver.launch import UsageError, parse_test_args, run_tool, test_config
-from dynperceiver.launch.held_out_data import build_calibration
+from dynperceiver.launch import build_calibration, check_at_least, check_output, checkpoint_config, run_tool, tool_parser
+from dynperceiver.models import network_with_exits
+from dynperceiver_runtime.policy.exit_policy import SCORES
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file with calibration_dataloader')
+    parser = tool_parser(__doc__, config='config file with calibration_dataloader')
     parser.add_argument('checkpoint', help='checkpoint file of this config')
     parser.add_argument('--out', required=True, metavar='POLICY.json', type=Path, help='policy to write')
     goals = parser.add_argument_group('goal (one of these)').add_mutually_exclusive_group(required=True)
     goals.add_argument('--budget-gflops', type=float, metavar='X', help='highest accuracy within X GFLOPs per sample on average')
     goals.add_argument('--budget-ms', type=float, metavar='X', help='the same in milliseconds, measured here and now')
-    goals.add_argument('--exit-fractions', type=float, nargs='+', metavar='SHARE', help='share of the samples to leave at each exit')
+    goals.add_argument('--exit-fractions', type=float, nargs='+', metavar='P', help='fraction of the samples per exit: 0.4 0.3 0.2 0.1')
     goals.add_argument('--max-accuracy-drop', type=float, metavar='X', help='lowest cost at a loss of at most X (0.01 is one point)')
     parser.add_argument('--confidence-level', type=float, default=0.9, help='probability of that promise (default: %(default)s)')
-    parser.add_argument('--score', choices=list(SCORES), default='confidence', help='how sure an exit is (default: %(default)s)')
+    score_help = 'confidence measure for exit decisions (default: %(default)s)'
+    parser.add_argument('--score', choices=list(SCORES), default='confidence', help=score_help)
     parser.add_argument('--fit-temperature', action='store_true', help='fit a temperature per exit first')
     parser.add_argument('--backend', choices=list(BACKENDS), default='torch', help='where the network runs (default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='samples per batch for --budget-ms (default: %(default)s)')
     logits = parser.add_mutually_exclusive_group()
-    logits.add_argument('--save-logits', type=Path, metavar='FILE.npz', help='keep what all exits answer')
-    logits.add_argument('--from-logits', type=Path, metavar='FILE.npz', help='take it from there')
+    logits.add_argument('--save-logits', type=Path, metavar='FILE.npz', help="save all exits' logits")
+    logits.add_argument('--from-logits', type=Path, metavar='FILE.npz', help='reuse logits saved with --save-logits')
     parser.add_argument('--overwrite', action='store_true', help='replace POLICY.json and FILE.npz if they exist')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
     args = parser.parse_args()
     for flag, path in (('--out', args.out), ('--save-logits', args.save_logits)):
         if path is not None:
             check_output(flag, path, args.overwrite)
-    if args.batch_size < 1:
-        raise UsageError(f'--batch-size {args.batch_size}: time batches of 1 or more samples')
+    check_at_least('--batch-size', args.batch_size, 1)
     return args
-
-
-def check_output(flag: str, path: Path, overwrite: bool) -> None:
-    """Say before the network runs that a file could not be written after it."""
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f'{flag} {path}: its folder is missing; make it first')
-    if path.exists() and not path.is_file():
-        raise UsageError(f'{flag} {path} is {"a folder" if path.is_dir() else "no plain file"}; pass the name of a file')
-    if path.exists() and not overwrite:
-        raise FileExistsError(f'{flag} {path} exists already; choose another name or pass --overwrite')
-    try:
-        tempfile.TemporaryFile(dir=path.absolute().parent).close()
-    except OSError as error:
-        raise UsageError(f'{flag} {path}: nothing can be written to its folder ({error.strerror}); choose another') from error
 
 
 def show_progress(loader: Any) -> Iterator[Any]:
@@ -90,15 +72,13 @@ def main() -> None:
     options: dict[str, Any] = dict(confidence_level=args.confidence_level, score=args.score)
     options['temperature'] = 'fit' if args.fit_temperature else 1.0
     with tempfile.TemporaryDirectory() as work_dir:
-        test_args = parse_test_args([args.config, args.checkpoint, '--work-dir', work_dir])
-        test_args.cfg_options = args.cfg_options
-        calibration = build_calibration(test_config(test_args))
+        calibration = build_calibration(checkpoint_config(args.config, args.checkpoint, args.cfg_options, work_dir))
         model, loader, held_out = calibration.model, calibration.loader, calibration.fingerprint
         network = network_with_exits(model)
-        form = sample_form(network, loader.dataset[0]['inputs'].shape)
+        form = sample_form(model, loader.dataset[0]['inputs'].shape)
         options['cost_gflops'] = form.cost_gflops(network)
         if args.budget_ms is None:  # what no policy can reach is said before the network runs over all samples
-            calibrate(np.zeros((4, 8, 2), np.float32), np.zeros(8, np.int64), **goal, **options)
+            calibrate(np.zeros((len(network.segments), 8, 2), np.float32), np.zeros(8, np.int64), **goal, **options)
         checkpoint = fingerprint_of_network(network)
         if args.from_logits is not None:
             logits = HeldOutLogits.load(args.from_logits, checkpoint, held_out, form)
@@ -117,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

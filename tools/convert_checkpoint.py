@@ -1,17 +1,16 @@
 """Convert a checkpoint between the authors' names and ours: python tools/convert_checkpoint.py IN OUT."""
 
-import argparse
 from pathlib import Path
 
 import torch
 
 from dynperceiver.checkpoint import convert_from_reference, convert_to_reference, read_checkpoint_file, read_state_dict, save_state_dict
-from dynperceiver.launch import run_tool
+from dynperceiver.launch import run_tool, tool_parser
 
 
 def main() -> None:
     """Parse, convert, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = tool_parser(__doc__)
     parser.add_argument(
         'source', metavar='IN', type=Path, help="checkpoint: the authors' (also under model or model_ema), or ours with --to-reference"
     )
@@ -30,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

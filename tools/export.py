@@ -7,37 +7,28 @@ import argparse
 import logging
 from typing import Any
 
-from mmengine.config import DictAction
-
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
 from dynperceiver.checkpoint import read_checkpoint_file
-from dynperceiver.export import export_segments, export_table, read_preprocessing
-from dynperceiver.inference import ExitPolicy
-from dynperceiver.launch import UsageError, load_network, read_config, run_tool
+from dynperceiver.deployment.export import export, export_table, read_preprocessing
+from dynperceiver.inference import ExitPolicy, freeze
+from dynperceiver.launch import add_shape, image_size, load_network, read_config, run_tool, tool_parser
 
 SERVE = """\
-Serve it, with NumPy and onnxruntime alone (images: normalised, float32, shape {shape}):
-    from dynperceiver.inference import DynamicRunner
-    runner = DynamicRunner({folder!r}, backend='onnxruntime')
+Serve it, with packages/runtime[onnx] alone (images: normalised, float32, shape {shape}):
+    from dynperceiver_runtime import DynamicRunner
+    runner = DynamicRunner({folder!r})
     result = runner(images)"""
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file of a model with exits')
+    parser = tool_parser(__doc__, config='config file of a model with exits')
     parser.add_argument('checkpoint', help="checkpoint file of this config, or the authors' file of this network")
     parser.add_argument('out_dir', metavar='OUT_DIR', help='folder to write; an earlier export there is replaced')
     parser.add_argument('--policy', metavar='FILE', help='policy of tools/calibrate.py, which goes into the folder')
-    parser.add_argument(
-        '--shape', type=int, nargs='+', metavar='PIXELS', help='height and width of the images (default: input_shape of the config, or 224)'
-    )
+    add_shape(parser)
     parser.add_argument('--opset', type=int, default=20, help="version of ONNX's operators (default: %(default)s)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
-    args = parser.parse_args()
-    if args.shape is not None and len(args.shape) > 2:
-        raise UsageError(f'--shape {args.shape}: give one number for a square, or height and width')
-    return args
+    return parser.parse_args()
 
 
 def class_names(checkpoint: str, num_classes: int | None) -> Any:
@@ -51,15 +42,13 @@ def main() -> None:
     """Parse, build, load, export, print."""
     args = parse_args()
     logging.disable(logging.WARNING)
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_config(args.config, args.cfg_options)
     policy = None if args.policy is None else ExitPolicy.load(args.policy)
     model, network = load_network(cfg, args.checkpoint)
-    shape = args.shape or list(cfg.get('input_shape') or (224,))
-    report = export_segments(
-        network,
+    size = image_size(args.shape, cfg)
+    report = export(
+        freeze(network, size),
         args.out_dir,
-        (shape[0], shape[-1]),
         policy,
         args.opset,
         read_preprocessing(model),
@@ -67,8 +56,8 @@ def main() -> None:
     )
     print(export_table(report))
     rows = 'S' if network.num_frames == 1 else f'S * {network.num_frames}'
-    print(SERVE.format(folder=str(args.out_dir), shape=f'({rows}, 3, {shape[0]}, {shape[-1]})'))
+    print(SERVE.format(folder=str(args.out_dir), shape=f'({rows}, 3, {size[0]}, {size[1]})'))
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

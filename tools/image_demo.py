@@ -16,15 +16,16 @@ from mmdet.apis import DetInferencer
 from mmengine.config import Config
 
 from dynperceiver.checkpoint import read_checkpoint_file
-from dynperceiver.hooks import innermost_datasets
-from dynperceiver.launch import UsageError, read_config, run_tool
+from dynperceiver.data import innermost_datasets
+from dynperceiver.launch import UsageError, check_at_least, read_config, run_tool, tool_parser
+from dynperceiver_runtime import MissingFileError, UserError
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 
 
 def parse_args() -> argparse.Namespace:
     """The flags of MMDetection's own image_demo.py, as far as they are about images alone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('inputs', metavar='IMAGE', help='image file, folder of images, or URL')
     parser.add_argument('model', metavar='CONFIG', help='config file')
     parser.add_argument('--weights', required=True, metavar='CHECKPOINT', help='checkpoint of this config')
@@ -46,13 +47,13 @@ def list_images(inputs: str) -> list[str]:
         return [inputs]
     path = Path(inputs)
     if not path.exists():
-        raise FileNotFoundError(f'image {inputs} is missing; pass an image file, a folder of images, or a URL')
+        raise MissingFileError(f'image {inputs} is missing; pass an image file, a folder of images, or a URL')
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES) if path.is_dir() else [path]
     if not files:
-        raise FileNotFoundError(f'folder {inputs} holds no image ({" ".join(IMAGES)}); pass an image file, or a folder of images')
+        raise MissingFileError(f'folder {inputs} holds no image ({" ".join(IMAGES)}); pass an image file, or a folder of images')
     for file in files:
         if mmcv.imread(file) is None:
-            raise ValueError(f'{file} cannot be read as an image; take it out, or save it again as JPEG or PNG')
+            raise UserError(f'{file} cannot be read as an image; take it out, or save it again as JPEG or PNG')
     return [str(file) for file in files]
 
 
@@ -60,7 +61,7 @@ def demo_config(path: str) -> Config:
     """The config with what MMDetection's inferencer expects of it."""
     cfg = read_config(path)
     if not cfg.get('model') or not cfg.get('test_dataloader'):
-        raise ValueError(f'{path} lacks model or test_dataloader, whose pipeline the image goes through; pass the config of a training')
+        raise UserError(f'{path} lacks model or test_dataloader, whose pipeline the image goes through; pass the config of a training')
     dataset = cfg.test_dataloader.dataset = innermost_datasets(cfg.test_dataloader.dataset)[0]
     for step in dataset.pipeline:
         if step.type.rpartition('.')[2] == 'LoadImageFromFile':
@@ -81,7 +82,7 @@ class Inferencer(DetInferencer):
         except RuntimeError as error:  # sizes differ
             faults = [line.strip().rstrip('.') for line in str(error).splitlines()[1:]]
         if faults:
-            raise ValueError(
+            raise UserError(
                 f'the checkpoint is not of this config: {faults[0]}, in all {len(faults)} differences; pass as --weights one that was '
                 'trained with it'
             )
@@ -91,8 +92,7 @@ class Inferencer(DetInferencer):
 def main() -> None:
     """Parse, check, predict, say where the pictures are."""
     args = parse_args()
-    if args.batch_size < 1:
-        raise UsageError(f'--batch-size {args.batch_size}: predict 1 or more images at once')
+    check_at_least('--batch-size', args.batch_size, 1)
     if args.device and args.device.startswith('cuda') and not torch.cuda.is_available():
         raise UsageError(f'--device {args.device}: PyTorch finds no GPU here; use --device cpu')
     images, cfg = list_images(args.inputs), demo_config(args.model)
@@ -107,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

@@ -10,13 +10,14 @@ import argparse
 import time
 from collections.abc import Sequence
 
+from dynperceiver.launch import run_tool, tool_parser
 from dynperceiver_action.demo import DemoParams, make_demo_clips
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     default = DemoParams()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('out', help='folder to make, e.g. data/demo; nothing is done if it is complete with the same parameters')
     parser.add_argument('--seed', type=int, default=default.seed, help='seed of everything random (default: %(default)s)')
     parser.add_argument('--num-train', type=int, default=default.num_train, help='number of training clips (default: %(default)s)')
@@ -32,11 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make the clips that the command line asks for."""
     args = parse_args(argv)
     start = time.perf_counter()
-    try:
-        params = DemoParams(args.seed, args.num_train, args.num_val, args.num_frames, args.size, args.fps)
-        made = make_demo_clips(args.out, params, progress=not args.quiet)
-    except (ValueError, FileExistsError) as error:
-        raise SystemExit(f'make_demo_clips: {error}') from error
+    params = DemoParams(args.seed, args.num_train, args.num_val, args.num_frames, args.size, args.fps)
+    made = make_demo_clips(args.out, params, progress=not args.quiet)
     if made:
         print(
             f'{params.num_train} + {params.num_val} clips in {args.out} ({time.perf_counter() - start:.1f} s); see {args.out}/overview.png'
@@ -46,4 +44,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -6,16 +6,16 @@ Example: python tools/make_demo_images.py data/demo_images
 
 from __future__ import annotations
 
-import argparse
 import time
 
+from dynperceiver.launch import run_tool, tool_parser
 from dynperceiver_cls.demo import DemoParams, make_demo_images
 
 
 def main() -> None:
     """Make the pictures that the command line asks for."""
     default = DemoParams()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('out', help='folder to make, e.g. data/demo_images; nothing is done if it is complete with the same parameters')
     parser.add_argument('--seed', type=int, default=default.seed, help='seed of everything random (default: %(default)s)')
     parser.add_argument('--num-train', type=int, default=default.num_train, help='number of training images (default: %(default)s)')
@@ -24,11 +24,8 @@ def main() -> None:
     parser.add_argument('--quiet', action='store_true', help='show no progress bar')
     args = parser.parse_args()
     start = time.perf_counter()
-    try:
-        params = DemoParams(args.seed, args.num_train, args.num_val, args.size)
-        made = make_demo_images(args.out, params, progress=not args.quiet)
-    except (ValueError, FileExistsError) as error:
-        raise SystemExit(f'make_demo_images: {error}') from error
+    params = DemoParams(args.seed, args.num_train, args.num_val, args.size)
+    made = make_demo_images(args.out, params, progress=not args.quiet)
     if made:
         seconds = time.perf_counter() - start
         print(f'{params.num_train} + {params.num_val} images in {args.out} ({seconds:.1f} s); see {args.out}/overview.png')
@@ -37,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

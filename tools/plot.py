@@ -3,25 +3,22 @@
 RESULT.json is the file that tools/test.py leaves in its work dir; several pairs are drawn as several lines.
 """
 
-import argparse
 import logging
 from pathlib import Path
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come first
 from dynperceiver.analysis import costs_of_config
-from dynperceiver.launch import read_config, run_tool
+from dynperceiver.launch import UsageError, add_shape, image_size, read_config, run_tool, tool_parser
 from dynperceiver.viz import plot_exit_tradeoff, read_exit_accuracies
 
 
 def main() -> None:
     """Parse, read, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('out', metavar='OUT.png', type=Path, help='picture to write')
     parser.add_argument('pairs', metavar='CONFIG=RESULT.json', nargs='+', help='a config and the result of its test')
     parser.add_argument('--metric', choices=['top1', 'top5', 'mean_class'], default='top1', help='accuracy to draw (default: %(default)s)')
-    parser.add_argument(
-        '--shape', type=int, nargs='+', metavar='PIXELS', help='height and width of the input (default: as in tools/get_flops.py)'
-    )
+    add_shape(parser)
     parser.add_argument('--labels', nargs='+', help='names of the lines (default: names of the configs)')
     parser.add_argument('--title', default='Accuracy of each exit against its cost')
     args = parser.parse_args()
@@ -34,11 +31,11 @@ def main() -> None:
     for number, pair in enumerate(args.pairs):
         config, result = pair.split('=', 1)
         cfg = read_config(config)
-        report = costs_of_config(cfg, args.shape)
+        report = costs_of_config(cfg, image_size(args.shape, cfg))
         accuracies = read_exit_accuracies(result, args.metric)
         if len(accuracies) != len(report['exits']):
             exits = f'{result} has {len(accuracies)} exits, the model of {config} has {len(report["exits"])}'
-            raise ValueError(f'{exits}; pass the result of a test of this config')
+            raise UsageError(f'{exits}; pass the result of a test of this config')
         name = args.labels[number] if args.labels else Path(config).stem
         series[name] = [(cost['cost_gmacs'], accuracy) for cost, accuracy in zip(report['exits'], accuracies, strict=True)]
         chance = 1 / cfg.model.backbone.num_classes if args.metric != 'top5' else None
@@ -49,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

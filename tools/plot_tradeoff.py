@@ -11,32 +11,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import track
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
+from dynperceiver.benchmark.tradeoff import measure_tradeoff
+from dynperceiver.calibration.held_out_data import fingerprint_of_samples
+from dynperceiver.calibration.held_out_logits import HeldOutLogits, collect_logits, sample_form
+from dynperceiver.calibration.tradeoff import write_tradeoff_csv
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import BACKENDS
-from dynperceiver.inference.backends.torch_backend import network_with_exits
-from dynperceiver.inference.fingerprints import fingerprint_of_network
-from dynperceiver.inference.held_out_logits import HeldOutLogits, collect_logits, sample_form
-from dynperceiver.inference.policies import SCORES
-from dynperceiver.launch import UsageError, load_backbone, parse_test_args, read_config, run_tool, test_config
-from dynperceiver.launch.held_out_data import build_calibration, fingerprint_of_samples
-from dynperceiver.viz import plot_tradeoff
+from dynperceiver.launch import build_calibration, check_at_least, checkpoint_config, load_backbone, read_config, run_tool, tool_parser
+from dynperceiver.models import network_with_exits
+from dynperceiver.viz import draw_tradeoff
+from dynperceiver_runtime.policy.exit_policy import SCORES
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file with calibration_dataloader')
+    parser = tool_parser(__doc__, config='config file with calibration_dataloader')
     parser.add_argument('checkpoint', help='checkpoint file of this config')
     parser.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder to write to, or the picture (DIR/NAME.png)')
     parser.add_argument('--static', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a trained static trunk for comparison')
     parser.add_argument('--held-out-logits', type=Path, metavar='FILE.npz', help='from tools/calibrate.py --save-logits; made if missing')
     parser.add_argument('--test-logits', type=Path, metavar='FILE.npz', help='the same for the test data')
-    parser.add_argument('--score', choices=list(SCORES), default='confidence', help='how sure an exit is (default: %(default)s)')
+    score_help = 'confidence measure for exit decisions (default: %(default)s)'
+    parser.add_argument('--score', choices=list(SCORES), default='confidence', help=score_help)
     parser.add_argument('--backend', choices=list(BACKENDS), default='onnxruntime', help='where times are taken (default: %(default)s)')
     parser.add_argument('--budgets', type=int, default=33, help='points of a curve (default: %(default)s)')
     parser.add_argument('--crosses', type=int, default=4, help='policies that are run and timed sample by sample (default: %(default)s)')
@@ -44,11 +45,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 2, 4, 8, 16, 32], metavar='N', help='to find the crossover among')
     parser.add_argument('--threads', type=int, help='threads (default: as PyTorch chooses)')
     parser.add_argument('--rounds', type=int, default=25, help='rounds in which all calls take turns (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
     args = parser.parse_args()
     for flag, value, least in (('--budgets', args.budgets, 2), ('--crosses', args.crosses, 0), ('--cross-samples', args.cross_samples, 1)):
-        if value < least:
-            raise UsageError(f'{flag} {value}: pass {least} or more')
+        check_at_least(flag, value, least)
     return args
 
 
@@ -58,7 +57,7 @@ def logits_of(model: Any, loader: Any, path: Path | None, what: str) -> HeldOutL
     if path is not None and path.is_file():
         network = network_with_exits(model)
         return HeldOutLogits.load(
-            path, fingerprint_of_network(network), samples, sample_form(network, loader.dataset[0]['inputs'].shape)
+            path, fingerprint_of_network(network), samples, sample_form(model, loader.dataset[0]['inputs'].shape)
         )
     logits = collect_logits(model, loader, samples, progress=partial(watch, what))
     if path is not None:
@@ -77,20 +76,21 @@ def main() -> None:
     picture = args.out if args.out.suffix else args.out / 'tradeoff.png'
     static = None if args.static is None else load_backbone(read_config(args.static[0]), args.static[1])
     with tempfile.TemporaryDirectory() as work_dir:
-        test_args = parse_test_args([args.config, args.checkpoint, '--work-dir', work_dir])
-        test_args.cfg_options = args.cfg_options
-        cfg = test_config(test_args)
+        cfg = checkpoint_config(args.config, args.checkpoint, args.cfg_options, work_dir)
         calibration = build_calibration(cfg)
         loader = Runner.build_dataloader(cfg.test_dataloader)
         held_out = logits_of(calibration.model, calibration.loader, args.held_out_logits, 'held-out samples')
         test = logits_of(calibration.model, loader, args.test_logits, 'test samples')
-    summary = plot_tradeoff(
-        calibration.model, loader, held_out, test, picture, backend=args.backend, score=args.score, num_budgets=args.budgets,
+    report = measure_tradeoff(
+        calibration.model, loader, held_out, test, backend=args.backend, score=args.score, num_budgets=args.budgets,
         num_crosses=args.crosses, num_cross_samples=args.cross_samples, batch_sizes=args.batch_sizes, num_threads=args.threads,
-        rounds=args.rounds, static=static, title=f'{Path(args.config).stem}: accuracy against cost', progress=watch,
+        rounds=args.rounds, static=static, progress=watch,
     )  # fmt: skip
-    print(summary)
+    draw_tradeoff(report.rows, picture, f'{Path(args.config).stem}: accuracy against cost', report.caption)
+    table = picture.with_suffix('.csv')
+    write_tradeoff_csv(report.rows, table)
+    print(f'{report.text}\n{picture} and {table} are written')
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

@@ -8,30 +8,36 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come before anything is loaded
-from dynperceiver.launch import UsageError, build_runner, parse_test_args, run_tool, test_config
+from dynperceiver.launch import (
+    UsageError,
+    answer_samples,
+    build_runner,
+    check_at_least,
+    checkpoint_config,
+    collect_answers,
+    load_sample,
+    network_of,
+    run_tool,
+    tool_parser,
+)
 from dynperceiver.layers.recording import record_attention
 from dynperceiver.viz import (
     CardGroup,
-    answer_samples,
     choose_groups,
-    collect_answers,
     draw_attention,
     draw_gallery,
-    leaving_shares,
-    load_sample,
+    leaving_fractions,
     make_card,
-    network_of,
     sample_image,
 )
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file of an image classifier with exits')
+    parser = tool_parser(__doc__, config='config file of an image classifier with exits')
     parser.add_argument('checkpoint', help='checkpoint file of this config')
     parser.add_argument('--out-dir', required=True, type=Path, metavar='DIR', help='folder for the pictures')
     parser.add_argument('--num', type=int, default=8, help='easy images, and hard ones (default: %(default)s)')
@@ -40,10 +46,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--threshold', type=float, help='confidence at which images leave; the gallery then says where each one does')
     parser.add_argument('--split', choices=['val', 'test'], default='test', help='data set of the config (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
     args = parser.parse_args()
-    if args.num < 1:
-        raise UsageError(f'--num {args.num}: show 1 or more images of each kind')
+    check_at_least('--num', args.num, 1)
     if args.threshold is not None and not 0 < args.threshold <= 1:
         raise UsageError(f'--threshold {args.threshold:g}: a confidence lies above 0 and is at most 1, for example 0.8')
     return args
@@ -51,9 +55,7 @@ def parse_args() -> argparse.Namespace:
 
 def runner_config(args: argparse.Namespace, work_dir: str) -> Config:
     """Config of a test on the chosen split, which leaves nothing outside of the work dir."""
-    test_args = parse_test_args([args.config, args.checkpoint, '--work-dir', work_dir])
-    test_args.cfg_options = args.cfg_options
-    cfg = test_config(test_args)
+    cfg = checkpoint_config(args.config, args.checkpoint, args.cfg_options, work_dir)
     if not cfg.get(f'{args.split}_dataloader'):
         raise UsageError(f'--split {args.split}: {args.config} has no {args.split}_dataloader; choose the other split, or add it')
     cfg.test_dataloader = cfg[f'{args.split}_dataloader']
@@ -73,7 +75,7 @@ def main() -> None:
         answers = collect_answers(runner)
         groups = list(choose_groups(answers, dataset, args.num, classes, args.threshold))
         sample, card = (own[0], None) if own else (dataset[groups[1].cards[0].index], groups[1].cards[0])
-        with record_attention(dict(enumerate(network.latent_branch.x2z, 1))) as weights:
+        with record_attention(network.latent_branch.readers) as weights:
             answer_samples(runner, [sample])
         if own:
             replies = answer_samples(runner, own)
@@ -84,12 +86,13 @@ def main() -> None:
             groups.append(CardGroup('Given with --images', 'of unknown label', cards))
             card = cards[0]
     name = f'{Path(args.config).stem}, {args.split} images'
-    subtitle = leaving_shares(answers, args.threshold) if args.threshold else f'{len(answers.label_S)} images'
+    subtitle = leaving_fractions(answers, args.threshold) if args.threshold else f'{len(answers.label_S)} images'
     draw_gallery(groups, args.out_dir / 'gallery.png', f'What the exits answer: {name}', subtitle)
-    draw_attention(card, {stage: weights_BHNM[0] for stage, weights_BHNM in weights.items()}, args.out_dir / 'attention.png')
+    first = {stage: weights_BHNM[0] for stage, weights_BHNM in weights.items()}
+    draw_attention(card, first, args.out_dir / 'attention.png', exit_of_stage=network.exits_of_stages)
     print('\n'.join([f'{group.title}: {group.note}' for group in groups]))
     print(f'{args.out_dir}: gallery.png and attention.png ({card.caption})')
 
 
 if __name__ == '__main__':
-    run_tool(main, ValueError)
+    run_tool(main)

@@ -8,5 +8,7 @@ model = dict(
     rpn_head=dict(anchor_generator=dict(scales=[4])),
     roi_head=dict(bbox_head=dict(num_classes=_base_.num_classes)))
 # few photos, short training: test what the weights were on average
-custom_hooks = [*_base_.custom_hooks, dict(type='EMAHook', momentum=0.01, update_buffers=True)]
+custom_hooks = [
+    *_base_.custom_hooks, dict(type='mmengine.EMAHook', momentum=0.01, update_buffers=True), dict(type='dynperceiver.SyncAveragedBuffersHook'),
+]
 input_shape = (312, 416)

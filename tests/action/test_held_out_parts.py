@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dynperceiver.launch.held_out_data import sample_places
+from dynperceiver.calibration.held_out_data import sample_places
 from dynperceiver_action.datasets import Arid6Dataset, RawframeDataset, VideoDataset
 
 HALVES = ('train', 'holdout')

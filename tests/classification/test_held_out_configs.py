@@ -12,8 +12,8 @@ from mmengine.registry import DATASETS
 from tiny_classification import CLASSIFICATION, LEAVES, load_leaf
 
 import dynperceiver_cls  # noqa: F401  registers
+from dynperceiver.calibration.held_out_data import check_held_out, held_out_data_fault, sample_places
 from dynperceiver.launch import UsageError
-from dynperceiver.launch.held_out_data import check_held_out, held_out_data_fault, sample_places
 
 OFFICIAL = [leaf for leaf in LEAVES if leaf.endswith(('cifar10-official', 'cifar100', '_in1k', '_image-folder', '_csv-images'))]
 NUM_TRAIN = 40

@@ -13,7 +13,8 @@ import torch
 from core_models import narrow_model
 
 from dynperceiver import DynPerceiver, build_model
-from dynperceiver.export import ExportReport, export_segments
+from dynperceiver.deployment.export import ExportReport, export
+from dynperceiver.deployment.freezing import freeze
 from dynperceiver.layers import BlockSequence
 
 __all__ = ['CLASSES', 'EXPORTED', 'PREPROCESSING', 'SHALLOW', 'Exported', 'all_logits', 'clip_network', 'exported', 'random_images']
@@ -98,7 +99,7 @@ def exported(kind: str) -> Exported:
     """The export of a network of :data:`EXPORTED`."""
     build, image_size = EXPORTED[kind]
     network, folder = build(), Path(_home().name) / kind
-    report = export_segments(network, folder, image_size, preprocessing=PREPROCESSING, class_names=CLASSES)
+    report = export(freeze(network, image_size), folder, preprocessing=PREPROCESSING, class_names=CLASSES)
     return Exported(network, report, folder)
 
 

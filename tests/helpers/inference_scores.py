@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynperceiver.inference.held_out import HeldOutScores
+from dynperceiver.calibration.held_out_scores import HeldOutScores
 
 GFLOPS = (0.46, 1.06, 1.23, 1.3)
 

@@ -28,7 +28,7 @@ model = dict(backbone=dict(width=0.125, num_latents=8, num_frames={frames}, drop
 train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root, pipeline=train_pipeline))
 val_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-train_cfg = dict(max_epochs=3)
+train_cfg = dict(max_epochs=2)
 default_hooks = dict(logger=dict(interval=1))
 log_processor = dict(window_size=1)
 input_shape = ({size}, {size})
@@ -36,7 +36,7 @@ work_dir = '{work_dir}'
 """
 
 
-def make_clips(folder: Path, num_train: int = 16, num_val: int = 8) -> Path:
+def make_clips(folder: Path, num_train: int = 8, num_val: int = 8) -> Path:
     """Clips of 40x40 pixels and 6 frames in eight motions; returns their folder."""
     from dynperceiver_action.demo import DemoParams, make_demo_clips
 

@@ -1,11 +1,9 @@
-"""Hooks that let tests look into a training, or spoil it; configs load this module by ``custom_imports``."""
+"""A hook that lets tests look into a training; configs load this module by ``custom_imports``."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +14,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-__all__ = ['KillHook', 'PoisonHook', 'RecordRankHook']
-
-
-@HOOKS.register_module()
-class KillHook(Hook):
-    """Kill the process, as a power cut would, after iteration ``at`` (from 1)."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        if runner.iter + 1 == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-@HOOKS.register_module()
-class PoisonHook(Hook):
-    """Write ``value`` into the weights, before or after the step of iteration ``at`` (from 1)."""
-
-    priority = 'HIGHEST'
-
-    def __init__(self, at: int, value: float = float('nan'), when: str = 'before') -> None:
-        self.at = at
-        self.value = value
-        self.when = when
-
-    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        if self.when == 'before':
-            self._poison(runner)
-
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        if self.when == 'after':
-            self._poison(runner)
-
-    def _poison(self, runner: Runner) -> None:
-        if runner.iter + 1 == self.at:
-            with torch.no_grad():
-                next(runner.model.parameters()).flatten()[0] = self.value
+__all__ = ['RecordRankHook']
 
 
 @HOOKS.register_module()

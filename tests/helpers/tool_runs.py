@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 __all__ = [
-    'NO_BEST',
     'ROOT',
-    'EarlyExitRuns',
-    'ToolRuns',
+    'TaskRuns',
+    'assert_resumed',
+    'bits',
     'close_workers',
     'event_tags',
     'finish',
@@ -34,8 +33,10 @@ __all__ = [
     'quick_runner',
     'records_of_ranks',
     'result_of_test',
+    'run_here',
     'scalars',
     'start',
+    'text_of_log',
     'training_curve',
     'write_hooked_config',
     'write_quick_config',
@@ -43,8 +44,6 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / 'packages').glob('*/src'))
-KILLED_AT = 6  # iterations; tiny trainings have 4 per epoch, so it is in the middle of epoch 2
-NO_BEST = ('--cfg-options', 'default_hooks.checkpoint.save_best=None')
 
 WITH_MODULE = """\
 _base_ = ['{base}']
@@ -86,10 +85,10 @@ def free_port() -> str:
 def start(command: Sequence[str | Path], python: bool = True, cwd: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
     """Start a script of this repository with this Python (or a shell script with ``python=False``), output captured.
 
-    It computes with one thread, and finds this repository's packages and ``tests/helpers``.
+    It computes with as many threads as the tests, and finds this repository's packages and ``tests/helpers``.
     """
     paths = [*map(str, [Path(__file__).parent, *SOURCES]), *filter(None, [os.environ.get('PYTHONPATH')])]
-    variables = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(paths), 'PYTHON': sys.executable, **variables}
+    variables = {'PYTHONPATH': os.pathsep.join(paths), 'PYTHON': sys.executable, **variables}
     words = [*([sys.executable] if python else []), *map(str, command)]
     return subprocess.Popen(
         words, cwd=cwd, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -108,134 +107,97 @@ def finish(process: subprocess.Popen[str], code: int | None = 0, timeout_s: floa
     return out, err
 
 
-class ToolRuns:
-    """Runs of the tools that several tests look at: each starts once, two at a time.
+def run_here(script: str | Path, *arguments: str | Path) -> None:
+    """Run a script within this process, as ``python SCRIPT ARGUMENTS`` would: starting one takes longer than a tiny training.
 
-    A subclass gives its jobs to :meth:`submit` and has a property for each, which waits for it and gives its work dir.
+    Loggers, visualizers and the like of runs before are out of its way meanwhile; MMEngine has one of a name per process.
 
-    Attributes:
-        folder: Where everything is.
-        records: Folder with what each of two ranks saw; see ``RecordRankHook``.
-        jobs: What runs, ran or waits, by the name of its function.
-        output: What each process printed, by the name of its work dir; see :meth:`run_in`.
+    Args:
+        script: Of this repository, or with an absolute path.
+        arguments: Its command line.
     """
+    import runpy
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.records = folder / 'records'
-        self.records.mkdir()
-        self.processes: list[subprocess.Popen[str]] = []
-        self.output: dict[str, str] = {}
-        self.pool = ThreadPoolExecutor(2)
-        self.jobs: dict[str, Future[Path]] = {}
+    import pytest
+    from mmengine.utils import ManagerMixin
 
-    def submit(self, *jobs: Callable[[], Path]) -> None:
-        """Let jobs run in their order; those that others wait for come first, so that no two workers wait for a third."""
-        for job in jobs:
-            self.jobs[job.__name__] = self.pool.submit(job)
-
-    def close(self) -> None:
-        """End what still runs."""
-        for job in self.jobs.values():
-            job.cancel()
-        # The launcher of several processes ends them when it is asked to end, and leaves them behind when it is killed.
-        running = [process for process in self.processes if process.poll() is None]
-        for process in running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-        for process in running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=60)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        self.pool.shutdown()
-
-    def run(self, *command: str | Path, code: int = 0, python: bool = True, **variables: str) -> str:
-        """Run a tool as :func:`start` does; returns what it printed."""
-        process = start(command, python=python, **variables)
-        self.processes.append(process)
-        return ''.join(finish(process, code))
-
-    def run_in(self, folder: Path, *command: str | Path, code: int = 0, python: bool = True, **variables: str) -> Path:
-        """Run a tool with a work dir, which is returned; other files that it is to leave have absolute paths."""
-        self.output[folder.name] = self.run(*command, '--work-dir', folder, code=code, python=python, **variables)
-        return folder
-
-    def run_two(self, folder: Path, script: str, *arguments: str | Path) -> Path:
-        """Run a shell script that starts two processes, with a work dir, which is returned."""
-        return self.run_in(folder, script, *arguments, python=False, PORT=free_port())
-
-    def watched(self, config: Path) -> Path:
-        """A config whose training leaves :attr:`records`; see :func:`write_hooked_config`."""
-        return write_hooked_config(self.folder / 'watched.py', config, f"type='RecordRankHook', folder='{self.records}'")
-
-    def kill_in(self, folder: Path, config: Path, *options: str) -> Path:
-        """Train in a work dir, which is returned, until the process is killed after :data:`KILLED_AT` iterations."""
-        dying = write_hooked_config(self.folder / 'dying.py', config, f"type='KillHook', at={KILLED_AT}")
-        return self.run_in(folder, 'tools/train.py', dying, *options, code=-signal.SIGKILL)
-
-    def resume_in(self, folder: Path, killed: Path, config: Path, *options: str) -> Path:
-        """Go on with a training of :meth:`kill_in` by ``--resume``, in a copy of its work dir, which is returned."""
-        shutil.copytree(killed, folder)
-        (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
-        return self.run_in(folder, 'tools/train.py', config, '--resume', *options)
+    with pytest.MonkeyPatch.context() as patch:
+        keep_layout(patch)
+        patch.setattr('sys.argv', [str(ROOT / script), *map(str, arguments)])
+        waiting = [ManagerMixin]
+        while waiting:
+            kind = waiting.pop()
+            waiting += kind.__subclasses__()
+            patch.setattr(kind, '_instance_dict', type(kind._instance_dict)())
+        try:
+            runpy.run_path(str(ROOT / script), run_name='__main__')
+        finally:
+            logging.disable(logging.NOTSET)
 
 
-class EarlyExitRuns(ToolRuns):
-    """What tests of every task with exits look at: a training, the same killed and resumed, a test, and both by two processes.
+class TaskRuns:
+    """What tests of a task look at; each run is made within this process when it is first asked for.
 
     Attributes:
-        config: Leaf config: three epochs of four iterations. A subclass writes it.
+        folder: Where everything is; the work dir of a run has the name of its property.
+        config: Leaf config: two epochs of a few iterations.
     """
 
     config: Path
+    kept: tuple[str, ...] = ('--out', 'scores.pkl', '--show-dir', 'pictures', '--interval', '3')
 
-    def _die(self) -> Path:
-        return self.kill_in(self.folder / 'killed', self.config, *NO_BEST)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def _resume(self) -> Path:
-        return self.resume_in(self.folder / 'resumed', self.killed, self.config, *NO_BEST)
+    def run(self, name: str, script: str | Path, *arguments: str | Path) -> Path:
+        """Run a script with a work dir of this name, which is returned; files that it is to keep go there."""
+        work_dir = self.folder / name
+        words = [work_dir / word if word.endswith('.pkl') or word == 'pictures' else word for word in map(str, arguments)]
+        run_here(script, *words, '--work-dir', work_dir)
+        return work_dir
 
-    def _test(self) -> Path:
-        folder = self.folder / 'tested'
-        kept = ['--out', folder / 'scores.pkl', '--show-dir', folder / 'pictures', '--interval', '3']
-        return self.run_in(folder, 'tools/test.py', self.config, self.checkpoint, *kept)
-
-    def _distributed(self) -> Path:
-        folder = self.folder / 'distributed'
-        self.run_two(folder / 'trained', 'tools/dist_train.sh', self.watched(self.config), '2', *NO_BEST, 'train_cfg.max_epochs=1')
-        self.run_two(folder / 'tested', 'tools/dist_test.sh', self.config, self.checkpoint, '2')
-        return folder
-
-    @property
+    @cached_property
     def trained(self) -> Path:
-        """A whole training by tools/train.py."""
-        return self.jobs['_train'].result()
+        """A training by tools/train.py."""
+        return self.run('trained', 'tools/train.py', self.config)
 
     @property
     def checkpoint(self) -> Path:
         """The last one of :attr:`trained`."""
-        return self.trained / 'epoch_3.pth'
+        return self.trained / 'epoch_2.pth'
 
-    @property
-    def tested(self) -> Path:
-        """A test of that checkpoint by tools/test.py, which keeps ``scores.pkl`` and ``pictures``."""
-        return self.jobs['_test'].result()
-
-    @property
-    def killed(self) -> Path:
-        """The same training, killed in the middle of epoch 2."""
-        return self.jobs['_die'].result()
-
-    @property
+    @cached_property
     def resumed(self) -> Path:
-        """A copy of it, gone on with by ``--resume``."""
-        return self.jobs['_resume'].result()
+        """The training once more by ``--resume``, in a work dir that has the checkpoint of its first epoch and nothing else."""
+        folder = self.folder / 'resumed'
+        folder.mkdir()
+        shutil.copy(self.trained / 'epoch_1.pth', folder)
+        (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
+        return self.run('resumed', 'tools/train.py', self.config, '--resume')
 
-    @property
-    def distributed(self) -> Path:
-        """One epoch by two processes in ``trained``, and a test by two in ``tested``."""
-        return self.jobs['_distributed'].result()
+    @cached_property
+    def tested(self) -> Path:
+        """A test of the last checkpoint by tools/test.py, with what :attr:`kept` asks for."""
+        return self.run('tested', 'tools/test.py', self.config, self.checkpoint, *self.kept)
+
+
+def assert_resumed(whole: Path, resumed: Path) -> None:
+    """A training that was resumed after its first of two epochs repeats what came then, and ends with the same checkpoint, bit for bit."""
+    import torch
+
+    curve = training_curve(whole)
+    assert len({line['loss'] for line in curve.values()}) == len(curve)
+    assert training_curve(resumed) == {step: curve[step] for step in list(curve)[len(curve) // 2 :]}
+    contents = [torch.load(folder / 'epoch_2.pth', weights_only=True) for folder in (whole, resumed)]
+    for content in contents:
+        del content['meta'], content['message_hub']  # times, and names of folders
+    assert bits(contents[1]) == bits(contents[0])
+
+
+def text_of_log(work_dir: Path) -> str:
+    """All that the one run in a work dir has logged."""
+    (path,) = work_dir.glob('*/*.log')
+    return path.read_text()
 
 
 def quick_runner(config: Path, work_dir: Path, hooks: Sequence[dict[str, Any]] | None = None, **changes: Any) -> Runner:
@@ -264,6 +226,17 @@ def close_workers(runner: Runner) -> None:
     iterator = runner.train_dataloader._iterator
     if iterator is not None:
         iterator._shutdown_workers()
+
+
+def bits(content: Any) -> Any:
+    """What a checkpoint holds, with every tensor as its bytes, so that ``==`` compares to the last bit."""
+    import torch
+
+    if isinstance(content, dict):
+        return {key: bits(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [bits(value) for value in content]
+    return (content.dtype, content.shape, content.contiguous().numpy().tobytes()) if isinstance(content, torch.Tensor) else content
 
 
 def scalars(work_dir: Path) -> list[dict[str, Any]]:

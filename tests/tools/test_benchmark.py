@@ -12,9 +12,10 @@ import pytest
 import torch
 from core_models import narrow_model
 
-from dynperceiver.analysis import TimingTable, count_exit_costs
-from dynperceiver.inference import DynamicRunner, ExitPolicy, PolicyRecord, gather, speed
-from dynperceiver.inference.speed import ScriptedPolicy, measure_speed, script_exits, speed_table, static_trunk_of, time_policies
+from dynperceiver.analysis import count_exit_costs
+from dynperceiver.benchmark import TimingTable, speed
+from dynperceiver.benchmark.speed import ScriptedPolicy, measure_speed, script_exits, speed_table, static_trunk_of, time_policies
+from dynperceiver.inference import DynamicRunner, ExitPolicy, PolicyRecord, gather
 
 BACKBONE = dict(
     type='dynperceiver.DynPerceiver', feature_branch='resnet18', width=0.125, num_latents=16, depth_factors=(2 / 3, 1 / 3, 2 / 9, 1 / 3),
@@ -49,7 +50,7 @@ def test_script_has_the_shares_as_nearly_as_possible(count: int, expected: list[
 def test_scripted_samples_leave_where_they_were_sent(network: Any) -> None:
     exits = np.array([2, 0, 3, 1, 0])
     images = torch.randn(5, 3, 32, 32)
-    runner = DynamicRunner(network, ScriptedPolicy(exits))
+    runner = DynamicRunner(network, ScriptedPolicy(exits, 4))
     result = runner(images)
     assert result.exit_index.tolist() == exits.tolist()
     full = runner.full_logits(images)
@@ -60,7 +61,7 @@ def test_scripted_samples_leave_where_they_were_sent(network: Any) -> None:
 
 def test_scripted_policy_refuses_what_any_policy_refuses() -> None:
     with pytest.raises(ValueError, match='not finite'):
-        ScriptedPolicy(np.zeros(2, int)).score_of(0, np.full((2, 5), np.nan, np.float32))
+        ScriptedPolicy(np.zeros(2, int), 4).score_of(0, np.full((2, 5), np.nan, np.float32))
 
 
 def test_static_trunk_is_feature_branch_and_exit_3(network: Any) -> None:
@@ -106,7 +107,7 @@ def test_report(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         return size * (float(name[-1]) if name.startswith('exit') else 2.5 if size == 1 else 0.5)
 
     seen = _made_up(monkeypatch, ms_of)
-    report = measure_speed(network, ['torch'], (4, 1), (32, 32), exit_shares=SHARES, eager=True, rounds=3)
+    report = measure_speed(network, ['torch'], (4, 1), (32, 32), exit_fractions=SHARES, eager=True, rounds=3)
     names = ['exit 1', 'exit 2', 'exit 3', 'exit 4', 'static trunk', 'policy', 'eager network', 'eager static trunk']
     assert seen == [names, names]
     rows = {(row['name'], row['batch_size']): row for row in report['rows']}
@@ -135,8 +136,8 @@ def test_mix_leaves_the_policy_of_the_runner_as_it_was(network: Any) -> None:
     runner = DynamicRunner(network, policy)
     call, num_batches = speed._mix_call(runner, torch.randn(8, 3, 32, 32), 8, SHARES)
     exits: list[int] = []
-    run = runner.backend.run
-    runner.backend.run = lambda k, state: (exits.append(runner.backend.num_samples(state)), run(k, state))[1]
+    run = runner.engine.run
+    runner.engine.run = lambda k, state: (exits.append(runner.engine.num_samples(state)), run(k, state))[1]
     call()
     assert num_batches == 5 and runner.policy is policy
     assert sum(exits) == 16 * 1 + 12 * 2 + 4 * 3 + 8 * 4
@@ -170,7 +171,7 @@ def test_exits_stop_where_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
         return TimingTable({name: np.ones(rounds) for name in calls}, dict.fromkeys(calls, 1))
 
     monkeypatch.setattr(speed, 'time_calls', fake)
-    measure_speed(network, ['torch'], [1], (32, 32), exit_shares=SHARES)
+    measure_speed(network, ['torch'], [1], (32, 32), exit_fractions=SHARES)
     assert [ran[f'exit {k}'] for k in (1, 2, 3, 4)] == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
     assert len(ran['policy']) == 16 + 12 * 2 + 4 * 3 + 8 * 4 and ran['static trunk'] == []
 
@@ -180,7 +181,7 @@ def test_exits_stop_where_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (dict(backends=['tensorrt']), "backend 'tensorrt' is unknown; choose among 'torch', 'onnxruntime'"),
         (dict(batch_sizes=(0, 1)), r'batch_sizes=\(0, 1\): pass one or more, each of 1 or more'),
-        (dict(exit_shares=(0.5, 0.5)), 'pass 4 numbers'),
+        (dict(exit_fractions=(0.5, 0.5)), 'pass 4 numbers'),
         (dict(num_threads=0), 'num_threads=0: pass 1 or more'),
     ],
 )
@@ -191,7 +192,7 @@ def test_wrong_numbers_are_named(network: Any, options: dict[str, Any], message:
 
 def test_tool_prints_a_table_and_keeps_figures(config: Path, call_tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
     out = config.with_name('result.json')
-    options = [*QUICK, '--exit-shares', *map(str, SHARES), '--threads', '1', '--out', out]
+    options = [*QUICK, '--exit-fractions', *map(str, SHARES), '--threads', '1', '--out', out]
     call_tool('benchmark', config, config.with_name('weights.pth'), *options)
     text = capsys.readouterr().out
     assert text.startswith('config: 0.') and 'faster than the' in text and f'{out} written' in text
@@ -201,7 +202,7 @@ def test_tool_prints_a_table_and_keeps_figures(config: Path, call_tool: Tool, ca
     assert all(0 < row['p10_ms'] <= row['ms'] <= row['p90_ms'] for row in report['rows'])
 
 
-def test_tool_takes_the_shares_of_a_policy(config: Path, call_tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tool_takes_the_fractions_of_a_policy(config: Path, call_tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, given = config.with_name('policy.json'), {}
 
     def fake(network: Any, *args: Any, **options: Any) -> Any:
@@ -209,14 +210,14 @@ def test_tool_takes_the_shares_of_a_policy(config: Path, call_tool: Tool, monkey
         raise ValueError('enough')
 
     monkeypatch.setattr(speed, 'measure_speed', fake)
-    ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(expected={'exit_shares': [0.25, 0.25, 0.1, 0.4]})).save(policy)
+    ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(expected={'exit_fractions': [0.25, 0.25, 0.1, 0.4]})).save(policy)
     with pytest.raises(SystemExit, match='enough'):
         call_tool('benchmark', config, *QUICK, '--policy', policy, '--no-static')
-    assert given['exit_shares'] == pytest.approx((0.25, 0.25, 0.1, 0.4)) and given['static'] is False
+    assert given['exit_fractions'] == pytest.approx((0.25, 0.25, 0.1, 0.4)) and given['static'] is False
     ExitPolicy((0.5, 0.5, 0.5)).save(policy)
     with pytest.raises(SystemExit, match=r'error: the policy does not record how many samples leave at each exit'):
         call_tool('benchmark', config, *QUICK, '--policy', policy)
-    ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(checkpoint='other', expected={'exit_shares': SHARES})).save(policy)
+    ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(checkpoint='other', expected={'exit_fractions': SHARES})).save(policy)
     with pytest.raises(SystemExit, match='error: the policy was made for the weights other'):
         call_tool('benchmark', config, config.with_name('weights.pth'), *QUICK, '--policy', policy)
 
@@ -224,8 +225,8 @@ def test_tool_takes_the_shares_of_a_policy(config: Path, call_tool: Tool, monkey
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--shape', '1', '2', '3'], r'error: --shape \[1, 2, 3\]: give one number for a square'),
-        (['--out', 'no/such/folder/a.json'], r'error: folder no/such/folder for a\.json is missing'),
+        (['--shape', '1', '2', '3'], r'error: --shape 1 2 3: give one number of pixels for a square'),
+        (['--out', 'no/such/folder/a.json'], r'error: --out no/such/folder/a\.json: its folder is missing'),
         (['--policy', 'none.json'], r'error: .*none\.json'),
         (['--cfg-options', 'model.num_classes=None'], 'error: the network was built without exits'),
     ],

@@ -24,9 +24,9 @@ from mmengine.visualization import Visualizer
 from tool_runs import ROOT, keep_layout, write_quick_config
 
 from dynperceiver.analysis import count_exit_costs
+from dynperceiver.calibration.calibrate import calibrate
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import ExitPolicy
-from dynperceiver.inference.calibration import calibrate
-from dynperceiver.inference.fingerprints import fingerprint_of_network
 
 NUM_HELD_OUT = 40
 BUDGET = ('--budget-gflops', '1')
@@ -162,8 +162,8 @@ def test_table_is_for_people(images: Task, kept: tuple[Path, Path, str, str]) ->
     path, _, out, err = kept
     policy, rows = ExitPolicy.load(path), [line.split() for line in out.splitlines()]
     assert policy.record is not None and policy.record.cost_gflops is not None
-    assert '\n40 held-out samples; shares of the exits 0.5 / 0.2 / 0.2 / 0.1; by confidence\n' in out
-    assert ['exit', 'threshold', 'share', 'accuracy', 'GFLOPs'] in rows
+    assert '\n40 held-out samples; fractions 0.5 / 0.2 / 0.2 / 0.1 at the exits; by confidence\n' in out
+    assert ['exit', 'threshold', 'fraction', 'accuracy', 'GFLOPs'] in rows
     (first,) = [row for row in rows if row[:1] == ['1']]
     assert first[1] == f'{policy.thresholds[0]:.4f}' and first[2] == '50.0%' and first[4] == f'{policy.record.cost_gflops[0]:.4g}'
     (last,) = [row for row in rows if row[:1] == ['4']]
@@ -179,7 +179,7 @@ def test_table_is_for_people(images: Task, kept: tuple[Path, Path, str, str]) ->
 def test_kept_logits_spare_the_pass(
     images: Task, kept: tuple[Path, Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dynperceiver.inference.held_out_logits as module
+    import dynperceiver.calibration.held_out_logits as module
 
     monkeypatch.setattr(module, 'collect_logits', None)
     from_logits = ('--from-logits', kept[1])
@@ -194,7 +194,7 @@ def test_kept_logits_spare_the_pass(
 
 
 def test_times_are_of_this_run(images: Task, kept: tuple[Path, Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dynperceiver.inference.exit_times as module
+    import dynperceiver.benchmark.exit_times as module
 
     asked: list[tuple[str, int]] = []
 
@@ -230,7 +230,7 @@ def test_video_of_several_views(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('flags', 'words'),
     [
-        ([*BUDGET, '--cfg-options', 'calibration_dataloader=None'], ['no calibration_dataloader', 'Remedy: add one']),
+        ([*BUDGET, '--cfg-options', 'calibration_dataloader=None'], ['no calibration_dataloader', '; add one']),
         ([*BUDGET, '--cfg-options', HELD_OUT_DATA], ['11 of its 11 samples are tested on', 'val/']),
         (
             [*BUDGET, '--cfg-options', HELD_OUT_DATA, 'calibration_dataloader.dataset.data_prefix.img_path=train'],
@@ -239,7 +239,7 @@ def test_video_of_several_views(tmp_path: Path) -> None:
         ([*BUDGET, '--cfg-options', 'calibration_dataloader.dataset.data_root=no/where'], ['no/where', 'is missing']),
         (['--budget-gflops', '1e-6'], ['below the cost of exit 1']),
         (['--exit-fractions', '0.5', '0.5'], ['pass 4 numbers']),
-        ([*BUDGET, '--batch-size', '0'], ['--batch-size 0: time batches of 1 or more']),
+        ([*BUDGET, '--batch-size', '0'], ['--batch-size 0: pass 1 or more']),
         ([*BUDGET, '--from-logits', 'none.npz'], ['logits none.npz are missing']),
         ([*BUDGET, '--save-logits', 'no/where.npz'], ['--save-logits no/where.npz: its folder is missing']),
         ([*BUDGET, '--save-logits', '{data}'], ['--save-logits', 'data is a folder; pass the name of a file']),
@@ -253,7 +253,7 @@ def test_video_of_several_views(tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_named(
     images: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], words: list[str]
 ) -> None:
-    import dynperceiver.inference.held_out_logits as module
+    import dynperceiver.calibration.held_out_logits as module
 
     monkeypatch.setattr(module, 'collect_logits', None)  # all of this is said before the network runs
     message = images.refused(tmp_path / 'out.json', *[flag.format(data=images.data) for flag in flags])
@@ -270,7 +270,7 @@ def test_files_are_replaced_on_request_alone(images: Task, kept: tuple[Path, Pat
     assert f'--save-logits {path} exists already' in message
     assert path.read_text() == 'mine'
     images.calibrate(path, *flags, '--overwrite')
-    assert json.loads(path.read_text())['record']['expected']['exit_shares'] == [1, 0, 0, 0]
+    assert json.loads(path.read_text())['record']['expected']['exit_fractions'] == [1, 0, 0, 0]
 
 
 def test_a_part_of_the_training_data_counts_by_what_the_checkpoint_saw(images: Task, tmp_path: Path) -> None:

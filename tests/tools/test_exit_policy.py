@@ -22,8 +22,8 @@ from torch import nn
 
 from dynperceiver.analysis import count_exit_costs
 from dynperceiver.checkpoint import CheckpointError
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import ExitPolicy, PolicyRecord
-from dynperceiver.inference.fingerprints import fingerprint_of_network
 from dynperceiver.launch import UsageError, parse_test_args
 from dynperceiver.launch import test_config as config_of_test  # under its own name pytest would take it for a test
 
@@ -73,7 +73,7 @@ class Task:
             thresholds.append(float(falling_S[1:3].mean()))
             left_SK = left_SK[:, POLICY.score_of(exit_index, left_SK[exit_index]) < thresholds[-1]]
         self.fingerprint = fingerprint_of_network(self.network)
-        record = PolicyRecord(checkpoint=self.fingerprint, expected={'accuracy': 0.5, 'exit_shares': [0.3, 0.3, 0, 0.4]})
+        record = PolicyRecord(checkpoint=self.fingerprint, expected={'accuracy': 0.5, 'exit_fractions': [0.3, 0.3, 0, 0.4]})
         ExitPolicy((*thresholds, 2.0), record=record).save(self.policy)
         self.exit_S, self.score_S = ExitPolicy.load(self.policy).replay(self.logits_ESK)
 
@@ -137,11 +137,11 @@ def test_samples_leave_as_replayed_and_figures_are_of_that_test(tasks: dict[str,
     hits_S = np.array([int(sample['pred_score'].argmax()) == int(sample['gt_label']) for sample in samples])
     costs = np.array([cost.cost_gmacs for cost in count_exit_costs(task.network, 32, 32)])
     assert set(found) == TIMES | {
-        'dynamic/top1', 'dynamic/top5', 'dynamic/mean_gflops', 'dynamic/batch_size', *(f'dynamic/exit{k}_share' for k in (1, 2, 3, 4)),
+        'dynamic/top1', 'dynamic/top5', 'dynamic/mean_gflops', 'dynamic/batch_size', *(f'dynamic/exit{k}_fraction' for k in (1, 2, 3, 4)),
         *(f'dynamic/exit{k}_top1' for k in (1, 2, 4)),
     }  # fmt: skip
     assert found['dynamic/top1'] == pytest.approx(hits_S.mean())
-    assert [found[f'dynamic/exit{k}_share'] for k in (1, 2, 3, 4)] == pytest.approx((np.bincount(task.exit_S) / num_samples).tolist())
+    assert [found[f'dynamic/exit{k}_fraction'] for k in (1, 2, 3, 4)] == pytest.approx((np.bincount(task.exit_S) / num_samples).tolist())
     assert found['dynamic/mean_gflops'] == pytest.approx(costs[task.exit_S].mean())
     assert 0 < found['dynamic/median_ms'] <= found['dynamic/p95_ms'] < 10_000
     assert {'test/dynamic/top1', 'test/dynamic/mean_gflops', 'test/dynamic/p95_ms'} <= event_tags(task.folder / 'dynamic')

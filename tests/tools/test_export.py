@@ -14,9 +14,9 @@ import torch
 from exported_networks import CLASSES, PREPROCESSING, SHALLOW, all_logits, exported, random_images
 from mmengine.config import Config
 
-from dynperceiver.export.graphs import ExportedGraph
+from dynperceiver.deployment.export.graphs import ExportedGraph
 from dynperceiver.inference import ExitPolicy, PolicyRecord
-from dynperceiver.inference.backends.manifest import read_manifest
+from dynperceiver_runtime.engines.manifest import read_manifest
 
 BACKBONE = dict(
     type='dynperceiver.DynPerceiver', feature_branch='resnet18', width=0.125, num_latents=16, depth_factors=SHALLOW, num_classes=5
@@ -43,7 +43,7 @@ def export(call_tool: Callable[..., None], config: Path, monkeypatch: pytest.Mon
         entries = one.report.manifest.segments
         return [ExportedGraph(onnx_ir.load(one.folder / entry.file), entry.inputs, entry.updates, entry.keeps) for entry in entries]
 
-    monkeypatch.setattr('dynperceiver.export.segments.export_graphs', stored_graphs)
+    monkeypatch.setattr('dynperceiver.deployment.export.segments.export_graphs', stored_graphs)
 
     def call(*arguments: Any, checkpoint: Path | str | None = None) -> list[Any]:
         call_tool('export', config, checkpoint or config.with_suffix('.pth'), config.parent / 'out', *arguments)
@@ -90,7 +90,7 @@ def test_policy_of_another_checkpoint_is_refused(export: Callable[..., list[Any]
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--shape', '1', '2', '3'], r'^error: --shape \[1, 2, 3\]: give one number for a square'),
+        (['--shape', '1', '2', '3'], r'^error: --shape 1 2 3: give one number of pixels for a square'),
         (['--shape', '16'], r'^error: image_size=\(16, 16\): pass height and width in pixels'),
         (['--opset', '9'], r'^error: opset=9: pass 18 to 23'),
         (['--policy', 'none.json'], r'^error: policy none\.json is missing'),

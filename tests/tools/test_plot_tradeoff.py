@@ -18,6 +18,8 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.visualization import Visualizer
 from tool_runs import keep_layout, write_quick_config
 
+from dynperceiver.benchmark.tradeoff import TradeoffReport
+
 HELD_OUT = """
 calibration_dataloader = dict(batch_size=16, num_workers=0, dataset=dict(data_root='{data}'))
 """
@@ -86,12 +88,16 @@ def test_picture_table_and_logits(
         raise AssertionError('the network runs again')
 
     given = {}
-    monkeypatch.setattr('dynperceiver.inference.held_out_logits.collect_logits', refuse)
-    monkeypatch.setattr('dynperceiver.viz.plot_tradeoff', lambda *args, **options: given.update(options, args=args) or 'a summary')
+    monkeypatch.setattr('dynperceiver.calibration.held_out_logits.collect_logits', refuse)
+    summary = TradeoffReport((), 'a caption', 'a summary')
+    keep = lambda *args, **options: given.update(options, args=args) or summary  # noqa: E731
+    monkeypatch.setattr('dynperceiver.benchmark.tradeoff.measure_tradeoff', keep)
+    monkeypatch.setattr('dynperceiver.viz.draw_tradeoff', lambda *args: given.update(drawn=args))
     call_tool('plot_tradeoff', *files.network, '--out', tmp_path / 'a.svg', *QUICK, *kept)
-    assert capsys.readouterr().out.endswith('a summary\n')
-    _, loader, held_out, test, picture = given['args']
-    assert picture == tmp_path / 'a.svg' and given['static'] is None and given['num_budgets'] == 3
+    assert 'a summary\n' in capsys.readouterr().out
+    _, loader, held_out, test = given['args']
+    assert given['drawn'][1] == tmp_path / 'a.svg' and given['drawn'][3] == 'a caption' and (tmp_path / 'a.csv').is_file()
+    assert given['static'] is None and given['num_budgets'] == 3
     assert (held_out.logits_ESK.shape, test.logits_ESK.shape) == ((4, 12, 10), (4, files.num_test, 10))
     assert len(loader.dataset) == files.num_test
     with pytest.raises(SystemExit, match=r'error: .*test\.npz is of other samples'):

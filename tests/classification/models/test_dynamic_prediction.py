@@ -83,7 +83,7 @@ def test_images_without_samples_get_new_ones(dynamic: Any) -> None:
 
 
 def test_arrays_of_other_backends_become_tensors(dynamic: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dynamic.dynamic_runner.backend, 'wrap', lambda array: array)
+    monkeypatch.setattr(dynamic.dynamic_runner.engine, 'wrap', lambda array: array)
     inputs = dynamic.data_preprocessor(random_batch(), training=False)['inputs']
     sample = dynamic(inputs, mode='predict')[0]
     assert isinstance(sample.pred_score, torch.Tensor)

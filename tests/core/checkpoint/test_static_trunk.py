@@ -151,5 +151,5 @@ def test_what_holds_no_feature_branch(tmp_path: Path) -> None:
     pattern = r'resnet\.pth holds no Dyn-Perceiver: no key has feature_branch\.stem\. in it \(its first key is backbone\.conv1\.weight\)'
     with pytest.raises(ValueError, match=pattern):
         read_state_dict(tmp_path / 'resnet.pth')
-    with pytest.raises(ValueError, match='Sequential holds no DynPerceiver and no feature branch; an init_cfg of type'):
+    with pytest.raises(ValueError, match='Sequential holds no DynPerceiver and no feature branch; put the init_cfg of type'):
         ImageCheckpoint('unread.pth')(nn.Sequential(nn.Linear(1, 1)))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmengine.hooks import EMAHook
+from tool_runs import ROOT
 from torch import Tensor, nn
 
 from dynperceiver import hooks
 from dynperceiver.hooks import averaged_buffers
+
+AVERAGING = [path for path in sorted((ROOT / 'configs').rglob('*.py')) if 'EMAHook' in path.read_text()]
 
 
 class Other:
@@ -38,3 +42,9 @@ def test_one_process_is_left_as_it_is() -> None:
     runner: Any = SimpleNamespace(hooks=[ema])
     hooks.SyncAveragedBuffersHook().after_train_epoch(runner)
     assert torch.equal(ema.ema_model.running_mean, torch.full((2,), 3.0))
+
+
+@pytest.mark.parametrize('path', AVERAGING, ids=lambda path: path.stem)
+def test_every_config_that_averages_shares_what_the_average_saw(path: Path) -> None:
+    """Without it processes validate with statistics of their own, and save those of the first."""
+    assert 'update_buffers=True' in path.read_text() and 'dynperceiver.SyncAveragedBuffersHook' in path.read_text()

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from dynperceiver.analysis import count_exit_costs
 from dynperceiver.checkpoint import CheckpointError
+from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.hooks import ExitPolicyHook, TimedRunner, read_exit_policy
 from dynperceiver.inference import ExitPolicy, PolicyRecord
-from dynperceiver.inference.fingerprints import fingerprint_of_network
 from dynperceiver.metrics import DynamicAccuracy
 
 SIZE = (32, 40)
@@ -126,7 +126,7 @@ def test_samples_leave_where_replaying_says(tmp_path: Path) -> None:
     found = runner.test()
     exit_S, _ = ExitPolicy.load(path).replay(logits_ESK)
     assert np.bincount(exit_S).tolist() == [2, 2, 2, 1]
-    assert [found[f'dynamic/exit{k + 1}_share'] for k in range(4)] == pytest.approx([2 / 7, 2 / 7, 2 / 7, 1 / 7])
+    assert [found[f'dynamic/exit{k + 1}_fraction'] for k in range(4)] == pytest.approx([2 / 7, 2 / 7, 2 / 7, 1 / 7])
     right_S = logits_ESK[exit_S, np.arange(NUM_IMAGES)].argmax(1) == np.arange(NUM_IMAGES) % 5
     assert found['dynamic/top1'] == pytest.approx(right_S.mean())
     assert [found[f'dynamic/exit{k + 1}_top1'] for k in range(4)] == pytest.approx([right_S[exit_S == k].mean() for k in range(4)])
@@ -174,10 +174,10 @@ def test_cap_moves_all_to_earlier_exits_and_expects_nothing(tmp_path: Path) -> N
     path = save(tmp_path, thresholds=(2.0, 2.0, 2.0), expected={'accuracy': 0.5})
     model = Model(network())
     found = runner_of(tmp_path, model, ExitPolicyHook(path, max_exit=1)).test()
-    assert found['dynamic/exit2_share'] == 1
+    assert found['dynamic/exit2_fraction'] == 1
     assert model.seen[0].expected == {}
     model = Model(network())
-    assert runner_of(tmp_path, model, ExitPolicyHook(path, max_exit=3)).test()['dynamic/exit4_share'] == 1
+    assert runner_of(tmp_path, model, ExitPolicyHook(path, max_exit=3)).test()['dynamic/exit4_fraction'] == 1
     assert model.seen[0].expected == {'accuracy': 0.5}
 
 
@@ -253,14 +253,14 @@ def test_time_is_that_of_the_call_without_the_first_run(monkeypatch: pytest.Monk
     clock, model = Clock(), Model(network())
     timed = TimedRunner(model, ExitPolicy((2.0, 2.0, 2.0)), clock=clock)
     images = Images().images
-    run, calls = timed.backend.run, []
+    run, calls = timed.engine.run, []
 
     def slow(exit_index: int, state: Any) -> Any:
         calls.append(exit_index)
         clock.now += 1.0 if len(calls) <= 4 else 0.010
         return run(exit_index, state)
 
-    monkeypatch.setattr(timed.backend, 'run', slow)
+    monkeypatch.setattr(timed.engine, 'run', slow)
     assert (timed.batch_ms, timed.cost_gflops) == (0, ())
     timed(images)
     assert calls == [0, 1, 2, 3] * 2
@@ -288,7 +288,7 @@ def test_what_the_backend_cannot_run_is_said_without_a_traceback(monkeypatch: py
     def missing(images: Tensor) -> None:
         raise ImportError('onnx is missing')
 
-    monkeypatch.setattr(timed.backend, 'start', missing)
+    monkeypatch.setattr(timed.engine, 'start', missing)
     with pytest.raises(CheckpointError, match='cannot run the network: onnx is missing'):
         timed(Images().images)
 

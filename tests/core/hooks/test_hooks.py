@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
+from tiny_training import STEPS_PER_EPOCH, make_runner
 from torch import Tensor, nn
 
 from dynperceiver import hooks
@@ -105,6 +107,34 @@ def test_checking_less_often(tmp_path: Path) -> None:
 def test_finite_losses_pass(tmp_path: Path) -> None:
     _runner(tmp_path, Model(1.0), custom_hooks=[{'type': 'dynperceiver.NonFiniteLossHook'}]).train()
     assert (tmp_path / 'work' / 'iter_4.pth').is_file()
+
+
+class Poison(Hook):
+    """Spoils the weights with the step of an epoch's last iteration, behind a loss that was finite."""
+
+    priority = 'HIGHEST'
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        if batch_idx == STEPS_PER_EPOCH - 1:
+            next(runner.model.parameters()).data.flatten()[0] = float('inf')
+
+
+def test_weights_that_break_after_the_last_finite_loss_are_not_saved(tmp_path: Path) -> None:
+    """The loss would show it only in the next epoch."""
+    runner = make_runner(tmp_path, Poison(), dict(type='dynperceiver.NonFiniteLossHook'), num_workers=0)
+    message = r'^weights are not finite at epoch 1, iteration 4, and no checkpoint is written of them: block\.0\.weight\. Files of the '
+    with pytest.raises(FloatingPointError, match=message):
+        runner.train()
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_huge_learning_rate_is_named(tmp_path: Path) -> None:
+    changes = dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e25)), param_scheduler=None)
+    runner = make_runner(tmp_path, dict(type='dynperceiver.NonFiniteLossHook'), num_workers=0, **changes)
+    message = r'^(loss is|weights are) not finite at epoch 1, .*lower the learning rate or clip gradients'
+    with pytest.raises(FloatingPointError, match=message):
+        runner.train()
+    assert not list(tmp_path.glob('*.pth'))
 
 
 def test_data_sets_inside_wrappers() -> None:

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from one_weight import train_one_weight
 from tiny_texts import TinyTextDataset, make_texts
 
-from dynperceiver.hooks import innermost_datasets
+from dynperceiver.data import innermost_datasets
 
 
 class _Change(Hook):

@@ -13,8 +13,8 @@ from tiny_loading import TinyModel, make_runner
 from tiny_texts import TinyTextDataset, make_texts
 
 from dynperceiver.checkpoint import CheckpointError
-from dynperceiver.data import HeldOutPartMixin
-from dynperceiver.hooks import SplitRecordHook, split_records
+from dynperceiver.data import HeldOutPartMixin, split_records
+from dynperceiver.hooks import SplitRecordHook
 from dynperceiver.launch import build_runner
 
 HOOK = {'type': 'dynperceiver.SplitRecordHook'}

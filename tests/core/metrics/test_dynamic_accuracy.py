@@ -1,4 +1,4 @@
-"""Accuracy, shares, cost and time of dynamic inference, by hand."""
+"""Accuracy, fractions, cost and time of dynamic inference, by hand."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_accuracies_and_shares() -> None:
     assert found == {
         'dynamic/top1': 0.6,
         'dynamic/top5': 0.9,
-        'dynamic/exit1_share': 0.4,
+        'dynamic/exit1_fraction': 0.4,
         'dynamic/exit1_top1': 0.75,
-        'dynamic/exit2_share': 0.2,
+        'dynamic/exit2_fraction': 0.2,
         'dynamic/exit2_top1': 0.5,
-        'dynamic/exit3_share': 0.0,
-        'dynamic/exit4_share': 0.4,
+        'dynamic/exit3_fraction': 0.0,
+        'dynamic/exit4_fraction': 0.4,
         'dynamic/exit4_top1': 0.5,
     }, 'nothing is known of cost and time without a run, nor of the answers at an exit that nobody took'
     found = measured([TEN], topk=(2, 3), prefix='early')
@@ -72,7 +72,7 @@ def test_accuracies_and_shares() -> None:
 def test_cost_is_that_of_the_measured_shares() -> None:
     found = measured([TEN], Run(), [1])
     assert found['dynamic/mean_gflops'] == pytest.approx(0.4 * 1 + 0.2 * 2 + 0.4 * 5)
-    assert measured([[(0, 0, 0)]], Run(), [1])['dynamic/exit4_share'] == 0, 'every exit has a share'
+    assert measured([[(0, 0, 0)]], Run(), [1])['dynamic/exit4_fraction'] == 0, 'every exit has a fraction'
 
 
 def test_times_are_weighted_by_samples() -> None:
@@ -94,7 +94,7 @@ def test_padded_samples_do_not_count() -> None:
     assert metric.evaluate(10)['dynamic/top1'] == 0.6
 
 
-EXPECTED = {'accuracy': 0.625, 'full_accuracy': 0.75, 'exit_shares': [0.5, 0.125, 0.125, 0.25], 'mean_gflops': 2.375}
+EXPECTED = {'accuracy': 0.625, 'full_accuracy': 0.75, 'exit_fractions': [0.5, 0.125, 0.125, 0.25], 'mean_gflops': 2.375}
 
 
 def table(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> list[str]:
@@ -109,7 +109,7 @@ def test_table_stands_beside_what_was_expected(monkeypatch: pytest.MonkeyPatch) 
     lines = table(monkeypatch, [TEN], Run(expected=EXPECTED, backend_name='onnxruntime'), [20.0])
     assert lines[0] == 'dynamic inference on 10 samples (onnxruntime, batch size 10)'
     assert [line.split() for line in lines[1:9]] == [
-        ['exit', 'share', 'expected', 'accuracy', 'GFLOPs'],
+        ['exit', 'fraction', 'expected', 'accuracy', 'GFLOPs'],
         ['1', '40.00%', '50.00%', '75.00%', '1'],
         ['2', '20.00%', '12.50%', '50.00%', '2'],
         ['3', '0.00%', '12.50%', '-', '3'],
@@ -119,22 +119,22 @@ def test_table_stands_beside_what_was_expected(monkeypatch: pytest.MonkeyPatch) 
         ['no', 'exits', '-', '-', '75.00%', '5'],
     ]
     assert len({len(line) for line in lines[1:9]}) == 1
-    assert lines[-1].startswith('ms per sample: mean 2, median 2, 95th percentile 2 (shares of whole batches; ')
+    assert lines[-1].startswith('ms per sample: mean 2, median 2, 95th percentile 2 (parts of whole batches; ')
 
 
 def test_table_without_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = table(monkeypatch, [[one] for one in TEN], Run(), [20.0] * 10)
     assert len(lines) == 8
-    assert lines[1].split() == ['exit', 'share', 'accuracy', 'GFLOPs']
+    assert lines[1].split() == ['exit', 'fraction', 'accuracy', 'GFLOPs']
     assert lines[-1] == 'ms per sample: mean 20, median 20, 95th percentile 20'
     lines = table(monkeypatch, [TEN])
     assert lines[0] == 'dynamic inference on 10 samples'
     assert len(lines) == 7 and lines[-1].split() == ['all', '100.00%', '60.00%', '-']
 
 
-@pytest.mark.parametrize('shares', [[0.5], 'many', 3, None])
-def test_records_of_any_kind_do_not_end_a_test(monkeypatch: pytest.MonkeyPatch, shares: Any) -> None:
-    lines = table(monkeypatch, [TEN], Run(expected={'exit_shares': shares, 'accuracy': 'high'}), [1.0])
+@pytest.mark.parametrize('fractions', [[0.5], 'many', 3, None])
+def test_records_of_any_kind_do_not_end_a_test(monkeypatch: pytest.MonkeyPatch, fractions: Any) -> None:
+    lines = table(monkeypatch, [TEN], Run(expected={'exit_fractions': fractions, 'accuracy': 'high'}), [1.0])
     assert lines[3].split() == ['2', '20.00%', '-', '50.00%', '2']
     assert lines[7].split() == ['expected', '-', '-', '-', '-']
 

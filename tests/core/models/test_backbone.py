@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from functools import cache
 from math import ceil
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 from core_models import narrow_model, narrow_shadow, shared_narrow_model, standard_normal
 from mmengine.logging import MMLogger
+from silent_parameters import assert_all_but_silent_learn, silent_parameters
 from torch import Tensor
 
 from dynperceiver import DynPerceiver, build_feature_branch, build_model
@@ -79,11 +79,7 @@ def test_the_gradients_are_numbers(name: str, num_stages: int, last_z2x: bool) -
     model = narrow_model(name, num_classes=None, num_stages=num_stages, last_z2x=last_z2x)
     maps = model.pyramid(standard_normal(IMAGES), tuple(range(1, num_stages + 1)))
     sum((feature * standard_normal(feature.shape, seed=i)).sum() for i, feature in enumerate(maps)).backward()
-    sizes = {key: parameter.grad.abs().max().item() for key, parameter in model.named_parameters()}
-    assert all(size < float('inf') for size in sizes.values())
-    # LayerNorms take out again what a bias before them adds; see test_every_parameter_gets_a_gradient in test_dyn_perceiver.py
-    silent = re.compile(r'latent_branch\.(mixers\.\d\.\d\.bias|blocks\.\d\.\d\.mlp\.fc2\.bias)')
-    assert [key for key, size in sizes.items() if size < 1e-9 and not silent.match(key)] == []
+    assert_all_but_silent_learn(model, silent_parameters(model))
 
 
 def test_only_the_maps_that_are_asked_for_matter() -> None:

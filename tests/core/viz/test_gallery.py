@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dynperceiver.viz import Card, CardGroup, ExitAnswers, choose_groups, draw_gallery, leaving_shares, make_card
+from dynperceiver.metrics import ExitAnswers
+from dynperceiver.viz import Card, CardGroup, choose_groups, draw_gallery, leaving_fractions, make_card
 
 CLASSES = ('tench, Tinca tinca', 'a class with an unusually long name')
 
@@ -24,8 +25,8 @@ class Images:
 def _answers(right: list[list[int]], confidence: list[list[float]] | None = None) -> ExitAnswers:
     """Answers to images 40, 41, .. of label 0."""
     count = len(right)
-    shares = np.linspace(0.5, 0.9, 2 * count).reshape(count, 2) if confidence is None else np.array(confidence)
-    return ExitAnswers(np.arange(40, 40 + count), np.zeros(count, dtype=int), 1 - np.array(right), shares)
+    confidence_SE = np.linspace(0.5, 0.9, 2 * count).reshape(count, 2) if confidence is None else np.array(confidence)
+    return ExitAnswers(np.arange(40, 40 + count), np.zeros(count, dtype=int), 1 - np.array(right), confidence_SE)
 
 
 @pytest.fixture
@@ -64,8 +65,8 @@ def test_no_image_of_a_kind(right: list[list[int]], number: int, kind: str) -> N
         choose_groups(_answers([[1, 1]]), Images(), 0)
 
 
-def test_shares_that_leave() -> None:
-    text = leaving_shares(_answers([[1, 1], [0, 1], [1, 0], [0, 0]], [[0.9, 0.9], [0.2, 0.3], [0.3, 0.9], [0.1, 0.1]]), 0.8)
+def test_fractions_that_leave() -> None:
+    text = leaving_fractions(_answers([[1, 1], [0, 1], [1, 0], [0, 0]], [[0.9, 0.9], [0.2, 0.3], [0.3, 0.9], [0.1, 0.1]]), 0.8)
     assert text == 'at a confidence of 0.8 leave 25% at exit 1, 75% at exit 2; 50.0% of the answers are right'
 
 

@@ -15,8 +15,7 @@ from tiny_coco import PIPELINE, SIZE, coco_content, coco_settings, write_image
 from torch.utils.data import DataLoader
 
 import dynperceiver_det  # noqa: F401  registers
-from dynperceiver.data import Reason
-from dynperceiver.hooks import innermost_datasets
+from dynperceiver.data import Reason, innermost_datasets
 from dynperceiver_det.datasets import CocoDataset
 
 

@@ -1,8 +1,12 @@
 """Dyn-Perceiver for MMAction2: TSM-style video recognition with early exits."""
 
-import dynperceiver  # applies the fixes that importing mmaction2 needs, so it comes first
+import dynperceiver
 
-from . import datasets, hooks, models, transforms
+from . import compat
 
-__all__ = ['__version__', 'datasets', 'hooks', 'models', 'transforms']
+compat.apply()  # before anything of mmaction2 is imported
+
+from . import datasets, hooks, models, task, transforms  # noqa: E402
+
+__all__ = ['__version__', 'compat', 'datasets', 'hooks', 'models', 'task', 'transforms']
 __version__ = dynperceiver.__version__

@@ -16,7 +16,7 @@ __all__ = ['DATASETS', 'HOOKS', 'MODELS', 'SCOPE', 'TRANSFORMS']
 
 SCOPE = 'dynperceiver_action'
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['dynperceiver_action.models'])
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['dynperceiver_action.datasets'])
-TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=['dynperceiver_action.transforms'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['dynperceiver_action.hooks'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE)
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE)
+TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE)

@@ -18,9 +18,9 @@ __all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'MODELS', 'SCOPE', 'TRANSFORMS']
 SCOPE = 'dynperceiver_cls'
 
 MODELS = Registry(
-    'model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['dynperceiver_cls.models', 'dynperceiver_cls.batch_augments']
+    'model', parent=MMENGINE_MODELS, scope=SCOPE
 )
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['dynperceiver_cls.datasets'])
-TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=['dynperceiver_cls.transforms'])
-FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope=SCOPE, locations=['dynperceiver_cls.datasets'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['dynperceiver_cls.hooks'])
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE)
+TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE)
+FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope=SCOPE)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE)

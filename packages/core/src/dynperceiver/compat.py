@@ -1,104 +1,31 @@
-"""Repairs that let OpenMMLab's releases work on today's torch; ``import dynperceiver`` sees to them.
+"""The repair that lets MMEngine's releases work on today's torch; ``import dynperceiver`` sees to it.
 
-1. Since torch 2.6 ``torch.load`` reads weights only, and refuses the ``HistoryBuffer`` that MMEngine keeps in each of its
-   checkpoints, and the ``argparse.Namespace`` that the authors keep in theirs: neither resuming nor testing works. The few harmless
-   names that these consist of are added to torch's allow-list. Nothing here ever switches the check off.
-2. The wheel of MMAction2 1.2.0 lacks ``mmaction.models.localizers.drn``, which its own code imports. Where it is missing, a
-   stand-in takes its place, so that everything but the localizer DRN works.
-
-The stand-in is there at once. The allow-list cannot be before torch is, and ``import dynperceiver`` imports no torch: where nobody
-has imported it yet, the list is filled at the moment when somebody has, before anything can be loaded. Torch, MMEngine and MMAction2 may
-each be absent.
+Since torch 2.6 ``torch.load`` reads weights only, and refuses the ``HistoryBuffer`` that MMEngine keeps in each of its
+checkpoints, and the ``argparse.Namespace`` that the authors keep in theirs: neither resuming nor testing works. The few harmless
+names that these consist of are added to torch's allow-list. Nothing here ever switches the check off.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import importlib.util
 import pickle
-import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from pathlib import Path
-from types import ModuleType
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ['STATISTICS', 'apply', 'mmaction_lacks_drn', 'prepare', 'safe_callables']
+__all__ = ['STATISTICS', 'apply', 'safe_callables']
 
 STATISTICS = ('current', 'max', 'mean', 'min')
 """The statistics methods that MMEngine itself registers on every ``HistoryBuffer``, the only attributes a checkpoint may ask for."""
 
-DRN_PACKAGE = 'mmaction.models.localizers.drn'
 NUMPY_TYPE_CODES = '?bhilqBHILQefdFDSU'  # every plain data type; objects ('O') stay out
 
 
-def prepare() -> None:
-    """See to every repair that this environment needs without importing torch; calling it again changes nothing.
-
-    Whatever order a process imports things in from here on, ``torch.load`` finds the allow-list filled.
-    """
-    _stand_in_for_drn()
-    if sys.modules.get('torch') is not None:
-        _allow_if_possible()
-    elif not any(isinstance(finder, _TorchWatcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _TorchWatcher())
-
-
 def apply() -> None:
-    """Put every repair in place that this environment needs now, torch imported or not; calling it again changes nothing."""
-    _allow_history_buffers()
-    _stand_in_for_drn()
-
-
-class _TorchWatcher(MetaPathFinder):
-    """Fills the allow-list as soon as torch has been imported, and goes; torch is found and loaded by whoever does so otherwise."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if fullname != 'torch' or self not in sys.meta_path:
-            return None
-        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:  # the finders before this one have been asked
-            spec = finder.find_spec(fullname, path, target) if hasattr(finder, 'find_spec') else None
-            if spec is not None:
-                if spec.loader is not None:
-                    spec.loader = _WatchedLoader(spec.loader, self)
-                return spec
-        return None
-
-
-class _WatchedLoader(Loader):
-    """The loader of torch, which steps back behind the real one as soon as that begins to work."""
-
-    def __init__(self, loader: Loader, watcher: _TorchWatcher) -> None:
-        self._loader, self._watcher = loader, watcher
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)['_loader'], name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self._loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
-        if self._watcher in sys.meta_path:
-            sys.meta_path.remove(self._watcher)
-            _allow_if_possible()
-
-
-def _allow_if_possible() -> None:
-    """Fill the allow-list, unless MMEngine or NumPy is broken: that is no error of torch, and they say so where they are used."""
-    with contextlib.suppress(Exception):
-        _allow_history_buffers()
-
-
-def _allow_history_buffers() -> None:
     """Add :func:`safe_callables` to torch's allow-list, where torch (2.4 or newer) has one and MMEngine is installed.
 
+    It imports torch where that was not imported yet; calling it again changes nothing.
     Before torch 2.6 loading is not restricted unless asked for, so the older releases without an allow-list need no help.
     """
     if not (_is_installed('torch') and _is_installed('mmengine')):
@@ -160,38 +87,6 @@ def _renamed(function: Callable[..., Any], path: str) -> Callable[..., Any]:
     call.__module__, _, call.__name__ = path.rpartition('.')
     call.__qualname__ = call.__name__
     return call
-
-
-def mmaction_lacks_drn() -> bool:
-    """Whether MMAction2 is installed without its part ``mmaction.models.localizers.drn``; imports nothing of it."""
-    try:
-        spec = importlib.util.find_spec('mmaction')
-    except ValueError:  # something that is no package stands in sys.modules under this name
-        return False
-    folders = [Path(place, *DRN_PACKAGE.split('.')[1:]) for place in (spec and spec.submodule_search_locations) or ()]
-    return any(folder.parent.is_dir() for folder in folders) and not any((folder / 'drn.py').is_file() for folder in folders)
-
-
-def _stand_in_for_drn() -> None:
-    """Let ``import mmaction.models`` succeed where the wheel lacks the localizer DRN."""
-    if DRN_PACKAGE in sys.modules or not mmaction_lacks_drn():
-        return
-    module_name = f'{DRN_PACKAGE}.drn'
-    package, module = (ModuleType(name, 'Stand-in by dynperceiver.compat.') for name in (DRN_PACKAGE, module_name))
-    package.__spec__, module.__spec__ = ModuleSpec(DRN_PACKAGE, None, is_package=True), ModuleSpec(module_name, None)
-    vars(package).update(__path__=[], drn=module, DRN=_MissingDRN)
-    vars(module).update(DRN=_MissingDRN)
-    sys.modules.update({DRN_PACKAGE: package, module_name: module})
-
-
-class _MissingDRN:
-    """What ``DRN`` is where MMAction2's wheel came without it."""
-
-    def __init__(self, *args: object, **kwargs: object) -> NoReturn:
-        raise ImportError(
-            f'DRN cannot be built: the installed mmaction2 lacks {DRN_PACKAGE}, and dynperceiver put a stand-in there so that all its '
-            'other models work. For DRN itself install MMAction2 from its git repository instead of the wheel.'
-        )
 
 
 def _is_installed(package: str) -> bool:

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from dynperceiver import compat
+from . import compat
 
 __all__ = ['CHECKS', 'Finding', 'main', 'run_checks']
 
@@ -33,6 +33,7 @@ MMCV_WITH_OPS = f'{sys.executable} tools/build_mmcv.py   (in a clone of this rep
 MMCV_FOR_CUDA = f'{sys.executable} tools/build_mmcv.py --rebuild   (with nvcc on the PATH, or MMCV_FIND_LINKS=<page of CUDA wheels>)'
 PINNED = 'make clean-env setup   (in a clone of this repository; it installs versions that are known to work together)'
 OWN_PACKAGES = {  # and their folders in a clone
+    'dynperceiver-runtime': 'packages/runtime',
     'dynperceiver': 'packages/core',
     'dynperceiver-cls': 'packages/classification',
     'dynperceiver-det': 'packages/detection',
@@ -88,8 +89,11 @@ def check_torch() -> Finding:
 
 def check_numpy() -> Finding:
     """NumPy present, and one that torch was built for."""
-    if fault := _version_fault('numpy', (1, 22), None, f'{PIP} install numpy'):
+    remedy = f'{PIP} install numpy'
+    if fault := _version_fault('numpy', (1, 22), None, remedy):
         return fault
+    if (imported := _import_check('numpy', ('numpy',), remedy)).status != 'OK':
+        return imported
     import torch
 
     try:
@@ -145,10 +149,9 @@ def check_mmaction() -> Finding:
     remedy = f'{PIP} install --no-deps "mmaction2>=1.0,<2" && {PIP} install importlib-metadata einops decord scipy'
     if fault := _version_fault('mmaction2', (1, 0), (2, 0), remedy):
         return fault
+    repairs = _repairs_for('mmaction2')
     found = _import_check('mmaction2', ('mmaction.models', 'mmaction.datasets'), remedy)
-    if found.status == 'OK' and compat.mmaction_lacks_drn():
-        return Finding('mmaction2', 'OK', f'{found.detail}; its wheel lacks localizers.drn, a stand-in is used')
-    return found
+    return Finding(found.name, found.status, '; '.join([found.detail, *repairs]), found.remedy) if found.status == 'OK' else found
 
 
 def check_opencv() -> Finding:
@@ -294,6 +297,18 @@ def _absent(name: str, remedy: str, label: str | None = None) -> Finding:
     needed = users is None or any(_version(user) for user in users)
     reason = '' if needed else f' (only {" and ".join(users or ())} would need it)'
     return Finding(label or name, 'FAIL' if needed else 'warn', f'{name} is not installed{reason}', remedy)
+
+
+def _repairs_for(name: str) -> list[str]:
+    """Import those of our packages that need a distribution, which puts their repairs of it in place; what these are, in words."""
+    found: list[str] = []
+    for user in USERS[name]:
+        package = user.replace('-', '_')
+        with contextlib.suppress(Exception):  # what is broken in it is for check_own_packages to say
+            importlib.import_module(package)
+        compat_of_user = sys.modules.get(f'{package}.compat')  # there even where the package's other parts fail to import
+        found += getattr(compat_of_user, 'repairs', list)()
+    return found
 
 
 def _import_check(name: str, modules: tuple[str, ...], remedy: str) -> Finding:

@@ -1,7 +1,7 @@
 """Child registries of MMEngine's root registries, with an explicit scope.
 
 Everything here is reachable from any other OpenMMLab project by the prefix ``dynperceiver.``, for example
-``dict(type='dynperceiver.DynPerceiver', ...)``, whatever the default scope of the config is.
+``dict(type='dynperceiver.DynPerceiver', ...)``, whatever the default scope of the config is. ``import dynperceiver`` fills them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ['HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'SCOPE', 
 
 SCOPE = 'dynperceiver'
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['dynperceiver.models', 'dynperceiver.losses'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['dynperceiver.hooks'])
-METRICS = Registry('metric', parent=MMENGINE_METRICS, scope=SCOPE, locations=['dynperceiver.metrics'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE)
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope=SCOPE)
 WEIGHT_INITIALIZERS = Registry(
-    'weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope=SCOPE, locations=['dynperceiver.checkpoint']
+    'weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope=SCOPE
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor', parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE, locations=['dynperceiver.optim']
+    'optimizer wrapper constructor', parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE
 )

@@ -15,6 +15,6 @@ __all__ = ['DATASETS', 'METRICS', 'MODELS', 'SCOPE']
 
 SCOPE = 'dynperceiver_det'
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['dynperceiver_det.models'])
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['dynperceiver_det.datasets'])
-METRICS = Registry('metric', parent=MMENGINE_METRICS, scope=SCOPE, locations=['dynperceiver_det.evaluation'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE)
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE)
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope=SCOPE)

@@ -6,6 +6,9 @@ import csv
 import os.path as osp
 from typing import Any
 
+from dynperceiver_runtime import UserError
+from dynperceiver_runtime.files import reading
+
 from ..registry import DATASETS
 from .datasets import VideoDataset
 
@@ -27,7 +30,7 @@ class Arid6Dataset(VideoDataset):
         kwargs: Passed on to :class:`VideoDataset`.
 
     Raises:
-        ValueError: If the table lacks a column or has no row of this split.
+        UserError: If the table lacks a column or has no row of this split.
     """
 
     METAINFO = dict(classes=('Jump', 'Run', 'Sit', 'Stand', 'Turn', 'Walk'))
@@ -39,11 +42,11 @@ class Arid6Dataset(VideoDataset):
     def load_data_list(self) -> list[dict[str, Any]]:
         """Read the rows of the split."""
         self._require_data()
-        with open(self.ann_file, newline='', encoding='utf-8') as file:
+        with reading(self.ann_file, 'annotation file'), open(self.ann_file, newline='', encoding='utf-8') as file:
             reader = csv.DictReader(file)
             lacking = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
             if lacking:
-                raise ValueError(
+                raise UserError(
                     f'{self.ann_file} has columns {reader.fieldnames}, but {", ".join(_COLUMNS)} are needed; use its labels.csv.'
                 )
             rows = list(reader)
@@ -51,5 +54,5 @@ class Arid6Dataset(VideoDataset):
         data_list = [dict(filename=osp.join(folder, row['file']), label=int(row['label'])) for row in rows if row['split'] == self.split]
         if not data_list:
             splits = ', '.join(sorted({row['split'] for row in rows})) or 'none'
-            raise ValueError(f'split={self.split!r} has no row in {self.ann_file}; it must be one of its splits: {splits}.')
+            raise UserError(f'split={self.split!r} has no row in {self.ann_file}; it must be one of its splits: {splits}.')
         return data_list

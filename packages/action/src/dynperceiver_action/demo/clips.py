@@ -19,6 +19,7 @@ from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
 from dynperceiver.data import is_generated, make_folder
+from dynperceiver_runtime import FileError, UserError
 
 from .motions import MOTIONS
 from .render import draw_clip_spec, load_digit_images, render_clip
@@ -60,13 +61,13 @@ class DemoParams:
         """
         for name, low in (('seed', 0), ('num_train', 1), ('num_val', 1), ('num_frames', 2), ('size_px', 32), ('fps', 1)):
             if getattr(self, name) < low:
-                raise ValueError(f'{name}={getattr(self, name)} is too small: {name} must be at least {low}; pass {name}={low} or more.')
+                raise UserError(f'{name}={getattr(self, name)} is too small: {name} must be at least {low}; pass {name}={low} or more.')
         if self.size_px % 2:
-            raise ValueError(f'size_px={self.size_px} is odd, but the video codec needs even sizes; pass size_px={self.size_px + 1}.')
+            raise UserError(f'size_px={self.size_px} is odd, but the video codec needs even sizes; pass size_px={self.size_px + 1}.')
         # decord takes the bytes per pixel from rows that FFmpeg pads to multiples of 32 pixels: wrong where that divides evenly.
         padded = 3 * 32 * math.ceil(self.size_px / 32)
         if padded != 3 * self.size_px and padded % self.size_px == 0:
-            raise ValueError(
+            raise UserError(
                 f'size_px={self.size_px}: decord misreads videos of this width; pass another size, say size_px={self.size_px - 2}.'
             )
 
@@ -88,8 +89,8 @@ def make_demo_clips(out_dir: str | Path, params: DemoParams | None = None, *, pr
         True if clips were made, False if a complete data set with these parameters was there.
 
     Raises:
-        FileExistsError: If ``out_dir`` holds something that is not a demo data set.
-        RuntimeError: If OpenCV cannot write mp4 files.
+        ExistingFileError: If ``out_dir`` holds something that is not a demo data set.
+        FileError: If OpenCV cannot write mp4 files.
     """
     params = params or DemoParams()
     return make_folder(out_dir, _identity(params), _list_clips, lambda folder: _fill(folder, params, progress))
@@ -132,12 +133,12 @@ def write_video(path: str | Path, frames_THWC: NDArray[np.uint8], fps: float) ->
         fps: Frames per second.
 
     Raises:
-        RuntimeError: If this build of OpenCV cannot write the file.
+        FileError: If this build of OpenCV cannot write the file.
     """
     height, width = frames_THWC.shape[1:3]
     writer = cv2.VideoWriter(os.fspath(path), cv2.VideoWriter.fourcc(*'mp4v'), float(fps), (width, height))
     if not writer.isOpened():
-        raise RuntimeError(
+        raise FileError(
             f'{path}: OpenCV {cv2.__version__} cannot write mp4 (codec mp4v) here; check that the folder is writable, or install a '
             'build with FFmpeg: pip install opencv-contrib-python-headless'
         )
@@ -165,7 +166,7 @@ def write_overview(path: str | Path, clips: Sequence[tuple[str, NDArray[np.uint8
         rows.append(np.concatenate([label, *picked], axis=1))
     sheet = cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR)
     if not cv2.imwrite(os.fspath(path), sheet):
-        raise RuntimeError(f'{path}: cannot be written; check that the folder exists and is writable.')
+        raise FileError(f'{path}: cannot be written; check that the folder exists and is writable.')
 
 
 def _identity(params: DemoParams) -> dict[str, Any]:

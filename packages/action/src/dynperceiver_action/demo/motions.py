@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
+
 __all__ = ['MOTIONS', 'Pose', 'pose_path']
 
 # name -> (coordinate of the torus, direction). The order is the order of the labels.
@@ -61,12 +63,12 @@ def pose_path(motion: str, start: Pose, cycles: float, num_frames: int) -> list[
         The pose in every frame.
 
     Raises:
-        ValueError: If the motion is unknown or there are fewer than two frames.
+        UserError: If the motion is unknown or there are fewer than two frames.
     """
     if motion not in _STEPS:
-        raise ValueError(f'motion={motion!r} is unknown; it must be one of {", ".join(MOTIONS)}.')
+        raise UserError(f'motion={motion!r} is unknown; it must be one of {", ".join(MOTIONS)}.')
     if num_frames < 2:
-        raise ValueError(f'num_frames={num_frames}: a motion needs at least 2 frames; pass num_frames >= 2.')
+        raise UserError(f'num_frames={num_frames}: a motion needs at least 2 frames; pass num_frames >= 2.')
     axis, sign = _STEPS[motion]
     points = np.tile([start.x, start.y, start.turn, start.size], (num_frames, 1))
     points[:, axis] += sign * np.linspace(0.0, cycles, num_frames)

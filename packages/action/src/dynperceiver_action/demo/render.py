@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dynperceiver.data import load_digits
+
 from .motions import MOTIONS, Pose, pose_path
 
 __all__ = ['ClipSpec', 'draw_clip_spec', 'load_digit_images', 'render_clip', 'render_ground']
@@ -58,12 +60,8 @@ def load_digit_images() -> NDArray[np.float32]:
         Array of shape (1797, 8, 8), values in [0, 1].
 
     Raises:
-        ImportError: If scikit-learn is not installed.
+        MissingPackageError: If scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError('The demo clips show the handwritten digits of scikit-learn: pip install scikit-learn') from error
     return (load_digits().images / 16.0).astype(np.float32)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmaction.models.recognizers.base import BaseRecognizer
 from mmaction.structures import ActionDataSample
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from dynperceiver.inference import DynamicRunner
 from dynperceiver.losses import batch_accuracies
+from dynperceiver_runtime import UserError
+from dynperceiver_runtime.views import average_logits, check_average_views
 
 from ..registry import MODELS
 
@@ -26,12 +29,12 @@ class EarlyExitRecognizer(BaseRecognizer):
     """Recognizer whose backbone is a Dyn-Perceiver with its four exits; there is no other head.
 
     A clip's frames run as images; every exit averages its logits over them (paper section 4.3). Where a video gives several views
-    (test crops, sampled clips), each exit's scores are averaged over the views.
+    (test crops, sampled clips), they are averaged at each exit.
 
     Args:
         backbone: Config of the network, ``type='dynperceiver.DynPerceiver'`` with ``num_frames`` set to the frames per clip.
         loss: Config of the loss over all exits.
-        average_views: ``'prob'`` averages softmax scores over views, ``'score'`` logits.
+        average_views: ``'prob'`` averages softmax probabilities over views, ``'score'`` logits.
         topk: Training accuracies to log per exit.
         train_cfg: Kept for mmaction2; unused.
         test_cfg: Kept for mmaction2; unused.
@@ -43,7 +46,7 @@ class EarlyExitRecognizer(BaseRecognizer):
             :class:`~dynperceiver.hooks.ExitPolicyHook`.
 
     Raises:
-        ValueError: If ``average_views`` is neither of the two.
+        UserError: If ``average_views`` is neither of the two.
     """
 
     dynamic_runner: DynamicRunner | None = None
@@ -59,14 +62,12 @@ class EarlyExitRecognizer(BaseRecognizer):
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        if average_views not in ('prob', 'score'):
-            raise ValueError(f"average_views={average_views!r}: choose 'prob' (mean of softmax scores) or 'score' (mean of logits)")
         if data_preprocessor is None:
             data_preprocessor = dict(type='mmaction.ActionDataPreprocessor')
         super().__init__(backbone, train_cfg=train_cfg, test_cfg=test_cfg, data_preprocessor=data_preprocessor)
         self.init_cfg = init_cfg
         self.loss_module = MODELS.build(loss or dict(type='dynperceiver.MultiExitLoss'))
-        self.average_views = average_views
+        self.average_views = check_average_views(average_views)
         self.topk = tuple(topk)
 
     def extract_feat(self, inputs: Tensor, stage: str = 'head', **kwargs: Any) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
@@ -81,7 +82,7 @@ class EarlyExitRecognizer(BaseRecognizer):
             Four logits of shape (N*V, K), and an empty dict.
 
         Raises:
-            ValueError: If the frames of a video are no whole number of clips.
+            UserError: If the frames of a video are no whole number of clips.
         """
         self._num_views(inputs)
         return self.backbone(inputs.flatten(0, 1)), {}
@@ -89,7 +90,7 @@ class EarlyExitRecognizer(BaseRecognizer):
     def _num_views(self, inputs: Tensor) -> int:
         frames, num_frames = inputs.shape[1], self.backbone.num_frames
         if frames % num_frames:
-            raise ValueError(
+            raise UserError(
                 f'the pipeline gives {frames} frames per video, but a clip of the model has num_frames={num_frames}, and a video must be a '
                 'whole number of clips; sample that many frames (SampleFrames: clip_len * num_clips), or build the model with num_frames='
                 f'{frames}'
@@ -104,12 +105,12 @@ class EarlyExitRecognizer(BaseRecognizer):
             data_samples: With ``gt_label``: a class number, or class probabilities after batch blending.
 
         Raises:
-            ValueError: If a video gives several views: training takes one clip per video.
+            UserError: If a video gives several views: training takes one clip per video.
         """
         logits, _ = self.extract_feat(inputs)
         labels = torch.stack([sample.gt_label for sample in data_samples])
         if logits[0].shape[0] != labels.shape[0]:
-            raise ValueError(
+            raise UserError(
                 f'{labels.shape[0]} videos gave {logits[0].shape[0]} clips of {self.backbone.num_frames} frames; training takes one clip '
                 'per video: set num_frames of the model to the frames that the training pipeline samples'
             )
@@ -125,24 +126,25 @@ class EarlyExitRecognizer(BaseRecognizer):
 
         Returns:
             The data samples with ``exit_scores`` (E, K), and for mmaction2's tools ``pred_score`` (K,) and ``pred_label`` of the last
-            exit. With :attr:`dynamic_runner` the last two are of the exit where the video left, all its views together on their mean
-            logits, whatever ``average_views``: ``pred_score`` is the softmax of these. The exit is in ``exit_index`` (0 to 3), the
+            exit: probabilities where ``average_views='prob'``, otherwise logits. With :attr:`dynamic_runner` the last two are of the
+            exit where the video left, all its views together. That exit's index is in ``exit_index`` (from 0: exit 1 has index 0), the
             policy's score there in ``exit_confidence``, and there are no ``exit_scores``.
 
         Raises:
-            ValueError: If the frames of a video are no whole number of clips.
+            UserError: If the frames of a video are no whole number of clips.
         """
-        result = None
+        views = self._num_views(inputs)
         if self.dynamic_runner is None:
-            logits, _ = self.extract_feat(inputs)
+            result, (logits, _) = None, self.extract_feat(inputs)
+            logits_ENVK = torch.stack(logits).detach().float().cpu().unflatten(1, (-1, views)).numpy()
+            averaged = np.stack([average_logits(logits_NVK, self.average_views) for logits_NVK in logits_ENVK], 1)
         else:
-            self.dynamic_runner.views = self._num_views(inputs)
-            result = self.dynamic_runner(inputs.flatten(0, 1))
-            logits = (torch.as_tensor(result.logits),)
-        scores_NVEK = torch.stack(logits, 1).unflatten(0, (len(data_samples), -1))
-        if self.average_views == 'prob' or result is not None:
-            scores_NVEK = scores_NVEK.softmax(-1)
-        for number, (sample, scores_EK) in enumerate(zip(data_samples, scores_NVEK.mean(1), strict=True)):
+            result = self.dynamic_runner(inputs.flatten(0, 1), views=views)
+            averaged = np.asarray(result.logits)[:, None]
+        scores_NEK = torch.from_numpy(averaged)
+        if self.average_views == 'prob':
+            scores_NEK = scores_NEK.softmax(-1)
+        for number, (sample, scores_EK) in enumerate(zip(data_samples, scores_NEK, strict=True)):
             sample.set_pred_score(scores_EK[-1])
             sample.set_pred_label(scores_EK[-1].argmax(0, keepdim=True))
             if result is None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from dynperceiver_runtime import UserError
+
 from ..registry import TRANSFORMS
 
 __all__ = ['ClipExposure']
@@ -27,14 +29,14 @@ class ClipExposure(BaseTransform):
         jitter: In training, a random factor on the gain between ``1 / (1 + jitter)`` and ``1 + jitter``; 0 for testing.
 
     Raises:
-        ValueError: If a number is outside its range.
+        UserError: If a number is outside its range.
     """
 
     def __init__(self, target_mean: float = 110.0, gamma: float = 0.6, max_gain: float = 8.0, jitter: float = 0.0) -> None:
         if not 0 < target_mean < 255:
-            raise ValueError(f'target_mean={target_mean}: a grey level between 0 and 255 is needed')
+            raise UserError(f'target_mean={target_mean}: a grey level between 0 and 255 is needed')
         if gamma <= 0 or max_gain <= 0 or jitter < 0:
-            raise ValueError(f'gamma={gamma}, max_gain={max_gain}, jitter={jitter}: gamma and max_gain must be positive, jitter at least 0')
+            raise UserError(f'gamma={gamma}, max_gain={max_gain}, jitter={jitter}: gamma and max_gain must be positive, jitter at least 0')
         self.target_mean = target_mean
         self.gamma = gamma
         self.max_gain = max_gain

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from dynperceiver_runtime import UserError
+
 from ..registry import TRANSFORMS
 
 __all__ = ['FrameDifference']
@@ -28,14 +30,14 @@ class FrameDifference(BaseTransform):
         floor: Added to the measured change before scaling, so that the noise of a clip without motion is not blown up.
 
     Raises:
-        ValueError: If a number is not positive; at run time, if the frames do not come in runs of four.
+        UserError: If a number is not positive; at run time, if the frames do not come in runs of four.
     """
 
     RUN = 4
 
     def __init__(self, spread: float = 20.0, floor: float = 2.0) -> None:
         if spread <= 0 or floor <= 0:
-            raise ValueError(f'spread={spread}, floor={floor}: both must be positive grey levels')
+            raise UserError(f'spread={spread}, floor={floor}: both must be positive grey levels')
         self.spread = spread
         self.floor = floor
 
@@ -43,7 +45,7 @@ class FrameDifference(BaseTransform):
         """Replace frames by differences."""
         frames = results['imgs']
         if not frames or len(frames) % self.RUN:
-            raise ValueError(
+            raise UserError(
                 f'{len(frames)} frames are no whole number of runs of {self.RUN}; sample them with SampleFrames(clip_len={self.RUN}, ...)'
             )
         grey = np.stack([frame.mean(-1, dtype=np.float32) for frame in frames])

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from dynperceiver_runtime import UserError
+
 from ..registry import TRANSFORMS
 
 __all__ = ['RandomPlacement']
@@ -29,16 +31,16 @@ class RandomPlacement(BaseTransform):
         fill: Grey level around the picture.
 
     Raises:
-        ValueError: If a number is outside its range.
+        UserError: If a number is outside its range.
     """
 
     def __init__(self, size: Sequence[int], scales: Sequence[float] = (0.55, 1.25), stretch: float = 0.15, fill: int = 128) -> None:
         if len(size) != 2 or min(size) < 1:
-            raise ValueError(f'size={tuple(size)}: height and width of at least 1 pixel are needed')
+            raise UserError(f'size={tuple(size)}: height and width of at least 1 pixel are needed')
         if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
-            raise ValueError(f'scales={tuple(scales)}: a smallest and a largest positive factor are needed')
+            raise UserError(f'scales={tuple(scales)}: a smallest and a largest positive factor are needed')
         if not 0 <= stretch < 1 or not 0 <= fill <= 255:
-            raise ValueError(f'stretch={stretch}, fill={fill}: stretch must be in [0, 1) and fill in [0, 255]')
+            raise UserError(f'stretch={stretch}, fill={fill}: stretch must be in [0, 1) and fill in [0, 255]')
         self.size = tuple(size)
         self.scales = tuple(scales)
         self.stretch = stretch

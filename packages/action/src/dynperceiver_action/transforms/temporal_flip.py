@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from dynperceiver_runtime import UserError
+
 from ..registry import TRANSFORMS
 
 __all__ = ['TemporalFlip']
@@ -27,12 +29,12 @@ class TemporalFlip(BaseTransform):
         label_map: Label to label; what is not in it keeps its label.
 
     Raises:
-        ValueError: If ``prob`` is no probability.
+        UserError: If ``prob`` is no probability.
     """
 
     def __init__(self, prob: float = 0.5, label_map: Mapping[int, int] | None = None) -> None:
         if not 0 <= prob <= 1:
-            raise ValueError(f'prob={prob}: a probability between 0 and 1 is needed')
+            raise UserError(f'prob={prob}: a probability between 0 and 1 is needed')
         self.prob = prob
         self.label_map = dict(label_map or {})
 

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..registry import MODELS
 
 __all__ = ['MixupCutmix']
@@ -36,7 +38,7 @@ class MixupCutmix(nn.Module):
         label_smoothing: :math:`\epsilon`.
 
     Raises:
-        ValueError: For an argument outside its range.
+        UserError: For an argument outside its range.
     """
 
     def __init__(
@@ -50,20 +52,20 @@ class MixupCutmix(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes < 2:
-            raise ValueError(f'num_classes={num_classes}: at least 2 classes are needed, as many as the model has')
+            raise UserError(f'num_classes={num_classes}: at least 2 classes are needed, as many as the model has')
         for name, alpha in (('mixup_alpha', mixup_alpha), ('cutmix_alpha', cutmix_alpha)):
             if not 0 <= alpha < math.inf:
-                raise ValueError(f'{name}={alpha}: a number of at least 0 is needed; 0 switches it off')
+                raise UserError(f'{name}={alpha}: a number of at least 0 is needed; 0 switches it off')
         if not mixup_alpha and not cutmix_alpha:
-            raise ValueError(
+            raise UserError(
                 'mixup_alpha=0 and cutmix_alpha=0: at least one must be above 0; to smooth labels only, give the loss label_smoothing '
                 'instead of this'
             )
         for name, value in (('prob', prob), ('switch_prob', switch_prob)):
             if not 0 <= value <= 1:
-                raise ValueError(f'{name}={value}: a probability from 0 to 1 is needed')
+                raise UserError(f'{name}={value}: a probability from 0 to 1 is needed')
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f'label_smoothing={label_smoothing}: a number from 0 to below 1 is needed; the recipe has 0.1')
+            raise UserError(f'label_smoothing={label_smoothing}: a number from 0 to below 1 is needed; the recipe has 0.1')
         self.num_classes = num_classes
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
@@ -108,10 +110,10 @@ class MixupCutmix(nn.Module):
             Images of the same shape, type and memory format, and class probabilities (B, K) in float32. The arguments are left as they are.
 
         Raises:
-            ValueError: If there is not one class number per image.
+            UserError: If there is not one class number per image.
         """
         if labels_B.shape != images_BCHW.shape[:1] or labels_B.dtype != torch.int64:
-            raise ValueError(
+            raise UserError(
                 f'labels of shape {tuple(labels_B.shape)} and type {labels_B.dtype} for {len(images_BCHW)} images: one class number '
                 '(int64) per image is needed; mix once only, and before the labels become probabilities'
             )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..registry import MODELS
 from . import geometry, grey_levels
 
@@ -121,7 +123,7 @@ class RandAugment(nn.Module):
         interpolation: Of the geometric operations: 'nearest', 'bilinear' or 'bicubic'.
 
     Raises:
-        ValueError: For an argument outside its range.
+        UserError: For an argument outside its range.
     """
 
     fill_C: Tensor
@@ -138,17 +140,17 @@ class RandAugment(nn.Module):
     ) -> None:
         super().__init__()
         if num_ops < 1:
-            raise ValueError(f'num_ops={num_ops}: at least 1 operation is needed; leave RandAugment out to augment nothing')
+            raise UserError(f'num_ops={num_ops}: at least 1 operation is needed; leave RandAugment out to augment nothing')
         if not 0 <= magnitude <= MAX_MAGNITUDE:
-            raise ValueError(f'magnitude={magnitude}: a number from 0 to {MAX_MAGNITUDE} is needed; the recipe has 9')
+            raise UserError(f'magnitude={magnitude}: a number from 0 to {MAX_MAGNITUDE} is needed; the recipe has 9')
         if not magnitude_std >= 0:
-            raise ValueError(f'magnitude_std={magnitude_std}: a number of at least 0 is needed; 0 gives every operation the same magnitude')
+            raise UserError(f'magnitude_std={magnitude_std}: a number of at least 0 is needed; 0 gives every operation the same magnitude')
         if not 0 <= prob <= 1:
-            raise ValueError(f'prob={prob}: a probability from 0 to 1 is needed; the recipe has 0.5')
+            raise UserError(f'prob={prob}: a probability from 0 to 1 is needed; the recipe has 0.5')
         if len(fill) != 3 or not all(0 <= level <= grey_levels.WHITE for level in fill):
-            raise ValueError(f'fill={tuple(fill)}: three grey levels (R, G, B) from 0 to 255 are needed, not numbers on the unit scale')
+            raise UserError(f'fill={tuple(fill)}: three grey levels (R, G, B) from 0 to 255 are needed, not numbers on the unit scale')
         if interpolation not in geometry.INTERPOLATIONS:
-            raise ValueError(f'interpolation={interpolation!r}: choose one of {", ".join(geometry.INTERPOLATIONS)}')
+            raise UserError(f'interpolation={interpolation!r}: choose one of {", ".join(geometry.INTERPOLATIONS)}')
         self.num_ops = num_ops
         self.magnitude = magnitude
         self.magnitude_std = magnitude_std
@@ -184,10 +186,10 @@ class RandAugment(nn.Module):
             Images of the same shape, type and memory format; the argument is left as it is.
 
         Raises:
-            ValueError: If it is no batch of float RGB images.
+            UserError: If it is no batch of float RGB images.
         """
         if images_BCHW.ndim != 4 or images_BCHW.shape[1] != 3 or not images_BCHW.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 f'images of shape {tuple(images_BCHW.shape)} and type {images_BCHW.dtype}: float RGB images (B, 3, H, W) with grey levels '
                 '0 .. 255 are needed; put RandAugment before the normalisation, in before_norm'
             )

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..registry import MODELS
 
 __all__ = ['RandomErasing']
@@ -36,7 +38,7 @@ class RandomErasing(nn.Module):
         mode: 'pixel' fills with N(0, 1) noise, each number drawn for itself; 'const' with 0, the mean colour.
 
     Raises:
-        ValueError: For an argument outside its range.
+        UserError: For an argument outside its range.
     """
 
     def __init__(
@@ -48,15 +50,15 @@ class RandomErasing(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= prob <= 1:
-            raise ValueError(f'prob={prob}: a probability from 0 to 1 is needed; the recipe has 0.25')
+            raise UserError(f'prob={prob}: a probability from 0 to 1 is needed; the recipe has 0.25')
         if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
-            raise ValueError(
+            raise UserError(
                 f'area={tuple(area)}: the smallest and the largest share of the image are needed, 0 < smallest <= largest <= 1'
             )
         if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1] < math.inf:
-            raise ValueError(f'ratio={tuple(ratio)}: the smallest and the largest height / width are needed, 0 < smallest <= largest')
+            raise UserError(f'ratio={tuple(ratio)}: the smallest and the largest height / width are needed, 0 < smallest <= largest')
         if mode not in ('pixel', 'const'):
-            raise ValueError(f"mode={mode!r}: choose 'pixel' (noise, the recipe) or 'const' (zeros)")
+            raise UserError(f"mode={mode!r}: choose 'pixel' (noise, the recipe) or 'const' (zeros)")
         self.prob = prob
         self.area = tuple(area)
         self.ratio = tuple(ratio)
@@ -99,10 +101,10 @@ class RandomErasing(nn.Module):
             Images of the same shape, type and memory format; the argument is left as it is.
 
         Raises:
-            ValueError: If it is no batch of float images.
+            UserError: If it is no batch of float images.
         """
         if images_BCHW.ndim != 4 or not images_BCHW.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 f'images of shape {tuple(images_BCHW.shape)} and type {images_BCHW.dtype}: normalised float images (B, C, H, W) are '
                 'needed; put RandomErasing after the normalisation, in after_norm'
             )

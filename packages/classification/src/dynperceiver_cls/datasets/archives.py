@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynperceiver.data import in_words
+from dynperceiver_runtime import UserError
 
 from .base import ImageDataset
 
@@ -58,15 +59,15 @@ class ArchiveDataset(ImageDataset):
         kwargs: Passed on to :class:`ImageDataset`.
 
     Raises:
-        FileNotFoundError: If the data is missing (with ``lazy_init=True``: when first needed).
-        ValueError: If it is broken, ``metainfo['classes']`` differs from the archive's, or there is a ``group_pattern``.
+        MissingFileError: If the data is missing (with ``lazy_init=True``: when first needed).
+        UserError: If it is broken, ``metainfo['classes']`` differs from the archive's, or there is a ``group_pattern``.
     """
 
     entry_name = 'entry'
 
     def __init__(self, *args: Any, split: str = 'train', **kwargs: Any) -> None:
         if kwargs.get('group_pattern') is not None:
-            raise ValueError(
+            raise UserError(
                 f'group_pattern={kwargs["group_pattern"]!r} needs paths, and images of an archive have none; leave it out. Groups of an '
                 'npz file for PackedImages stand in its array SPLIT_group.'
             )
@@ -83,7 +84,7 @@ class ArchiveDataset(ImageDataset):
         archive = self._archive = self.open_archive(self.ann_file)
         given = self.given_classes()
         if given not in (None, archive.classes):
-            raise ValueError(
+            raise UserError(
                 f"metainfo['classes'] is {in_words(given, 10)} ({len(given)}), but {self.ann_file} has {in_words(archive.classes, 10)} "
                 f'({len(archive.classes)}); leave the classes out of the config, or give them as they are there, in that order.'
             )

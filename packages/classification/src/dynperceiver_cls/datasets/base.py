@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset
 
 from dynperceiver.data import BadSampleMixin, Fault, HeldOutPartMixin, Reason, diagnose_image, first_line, in_words
+from dynperceiver_runtime import MissingFileError, UserError
 
 from ..transforms import decode_image
 
@@ -32,8 +33,8 @@ class ImageDataset(HeldOutPartMixin, BadSampleMixin, BaseDataset):
             ``group_pattern``) and :class:`~dynperceiver.data.BadSampleMixin` (``source``).
 
     Raises:
-        FileNotFoundError: If files or folders are missing (with ``lazy_init=True``: when the data is first needed).
-        ValueError: If what is there is not as the arguments say.
+        MissingFileError: If files or folders are missing (with ``lazy_init=True``: when the data is first needed).
+        UserError: If what is there is not as the arguments say.
     """
 
     def load_samples(self) -> list[dict[str, Any]]:
@@ -83,21 +84,21 @@ class ImageDataset(HeldOutPartMixin, BadSampleMixin, BaseDataset):
         """Return ``metainfo['classes']``, or None if it was not given.
 
         Raises:
-            FileNotFoundError: If it is the name of a class list file that is missing.
-            ValueError: If it is not a list of different names.
+            MissingFileError: If it is the name of a class list file that is missing.
+            UserError: If it is not a list of different names.
         """
         classes = self._metainfo.get('classes')
         if classes is None:
             return None
         if isinstance(classes, str):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"metainfo['classes'] is {classes!r}, but there is no such file (relative paths count from {os.getcwd()}); give a text "
                 "file with a class per line, or the names themselves: metainfo=dict(classes=('cat', 'dog'))."
             )
         names = tuple(classes)
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if not names or repeated or not all(isinstance(name, str) and name.strip() for name in names):
-            raise ValueError(
+            raise UserError(
                 "metainfo['classes'] must be different names, but "
                 + (f'repeats {in_words(list(map(repr, repeated)))}' if repeated else f'is {in_words(list(map(repr, names))) or "empty"}')
                 + "; write metainfo=dict(classes=('cat', 'dog')), or name a text file with a class per line."
@@ -111,7 +112,7 @@ class ImageDataset(HeldOutPartMixin, BadSampleMixin, BaseDataset):
             kind: ``'file'`` or ``'folder'``.
             path: The missing one.
         """
-        return FileNotFoundError(
+        return MissingFileError(
             f'Data not found: {kind} {path} is missing; the data set comes from '
             f'{self.source or "a source that its config does not name"}.\n'
             f'Relative paths count from {os.getcwd()}. Put the data there, or set data_root, data_prefix and ann_file in the config.'

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from dynperceiver.data import in_words
+from dynperceiver_runtime import UserError
+from dynperceiver_runtime.files import reading
 
 from ..registry import DATASETS
 from .archives import Archive, ArchiveDataset
@@ -50,15 +52,15 @@ def load_batch(path: str) -> dict[str, Any]:
         Its dict; strings other than keys are bytes.
 
     Raises:
-        ValueError: If the file is cut off, or has something else in it.
+        UserError: If the file is cut off, or has something else in it.
     """
-    with open(path, 'rb') as file:
+    with reading(path), open(path, 'rb') as file:
         try:
             content = _DataOnly(file, encoding='bytes').load()
         except Exception as error:  # a broken pickle raises errors of many types
-            raise ValueError(f'{path} is no complete file of CIFAR ({type(error).__name__}: {error}); unpack the archive again.') from error
+            raise UserError(f'{path} is no complete file of CIFAR ({type(error).__name__}: {error}); unpack the archive again.') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path} must hold a dict, but holds a {type(content).__name__}; unpack the archive again.')
+        raise UserError(f'{path} must hold a dict, but holds a {type(content).__name__}; unpack the archive again.')
     return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in content.items()}
 
 
@@ -70,7 +72,7 @@ class _Batches(Archive):
         split: ``'train'`` or ``'test'``.
 
     Raises:
-        ValueError: If a file's content is not that of CIFAR.
+        UserError: If a file's content is not that of CIFAR.
     """
 
     files: dict[str, tuple[str, ...]]  # of every split
@@ -122,8 +124,8 @@ class CIFAR10(ArchiveDataset):
         kwargs: Passed on to :class:`ImageDataset` (``part``, ``holdout``, ``split_seed``).
 
     Raises:
-        FileNotFoundError: If a file is missing (with ``lazy_init=True``: when first needed).
-        ValueError: If a file is broken, or ``metainfo['classes']`` differs from the data set's.
+        MissingFileError: If a file is missing (with ``lazy_init=True``: when first needed).
+        UserError: If a file is broken, or ``metainfo['classes']`` differs from the data set's.
     """
 
     folder = 'cifar-10-batches-py'
@@ -131,14 +133,14 @@ class CIFAR10(ArchiveDataset):
 
     def __init__(self, data_root: str, split: str = 'train', source: str = _SOURCE, **kwargs: Any) -> None:
         if split not in self.batches.files:
-            raise ValueError(f'split={split!r} must be one of {tuple(self.batches.files)}; hold images out by part and holdout.')
+            raise UserError(f'split={split!r} must be one of {tuple(self.batches.files)}; hold images out by part and holdout.')
         super().__init__(data_root=data_root, data_prefix={'img_path': self.folder}, split=split, source=source, **kwargs)
 
     def open_archive(self, path: str) -> Archive:
         """Read the split's files.
 
         Raises:
-            FileNotFoundError: If one is missing.
+            MissingFileError: If one is missing.
         """
         for name in (*self.batches.files[self.split], self.batches.meta[0]):
             file = os.path.join(path, name)
@@ -157,7 +159,7 @@ class CIFAR100(CIFAR10):
 
 def _entry(content: dict[str, Any], key: str, path: str) -> Any:
     if key not in content:
-        raise ValueError(f'{path} lacks {key!r}; it has {in_words(sorted(content), 10) or "nothing"}. Unpack the archive again.')
+        raise UserError(f'{path} lacks {key!r}; it has {in_words(sorted(content), 10) or "nothing"}. Unpack the archive again.')
     return content[key]
 
 
@@ -165,13 +167,13 @@ def _check_batch(images_NP: Any, labels: Any, num_classes: int, path: str) -> No
     length = 3 * _SIDE * _SIDE
     if not isinstance(images_NP, np.ndarray) or images_NP.dtype != np.uint8 or images_NP.ndim != 2 or images_NP.shape[1] != length:
         what = f'{images_NP.dtype} {images_NP.shape}' if isinstance(images_NP, np.ndarray) else type(images_NP).__name__
-        raise ValueError(f"{path}: 'data' must be uint8 (images, {length}), but is {what}; unpack the archive again.")
+        raise UserError(f"{path}: 'data' must be uint8 (images, {length}), but is {what}; unpack the archive again.")
     if not isinstance(labels, list) or len(labels) != len(images_NP):
         what = f'one of {len(labels)}' if isinstance(labels, list) else f'a {type(labels).__name__}'
-        raise ValueError(f'{path}: there must be a list of {len(images_NP)} labels, but there is {what}; unpack the archive again.')
+        raise UserError(f'{path}: there must be a list of {len(images_NP)} labels, but there is {what}; unpack the archive again.')
     bad = [label for label in labels if not isinstance(label, int) or not 0 <= label < num_classes]
     if bad:
-        raise ValueError(
+        raise UserError(
             f'{path}: {len(bad)} labels are out of range, for example {bad[0]!r}; there are {num_classes} classes, numbered from 0. '
             'Unpack the archive again.'
         )

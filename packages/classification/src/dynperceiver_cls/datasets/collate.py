@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from dynperceiver_runtime import UserError
+
 from ..registry import FUNCTIONS
 
 __all__ = ['stack_samples']
@@ -23,14 +25,14 @@ def stack_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ``inputs``, a tensor images_BCHW whose memory is in channels-last order, and ``data_samples``, a list.
 
     Raises:
-        ValueError: If the images differ in size.
+        UserError: If the images differ in size.
     """
     images, data_samples = [sample['inputs'] for sample in samples], [sample['data_samples'] for sample in samples]
     first = tuple(images[0].shape)
     odd = next((i for i, image in enumerate(images) if tuple(image.shape) != first), None)
     if odd is not None:
         paths = [data_samples[i].get('img_path', f'sample {i}') for i in (0, odd)]
-        raise ValueError(
+        raise UserError(
             f'images of a batch differ in shape (channels, rows, columns): {first} of {paths[0]}, but {tuple(images[odd].shape)} of '
             f'{paths[1]}; give all the same size at the end of the pipeline by CenterCrop or Resize(size=224), say, or set batch_size=1.'
         )

@@ -10,6 +10,8 @@ from typing import Any
 from mmengine.logging import print_log
 
 from dynperceiver.data import in_words
+from dynperceiver_runtime import UserError
+from dynperceiver_runtime.files import reading
 
 from ..registry import DATASETS
 from .base import ImageDataset
@@ -25,7 +27,7 @@ def list_folders(root: str) -> list[str]:
     Args:
         root: The folder.
     """
-    with os.scandir(root) as entries:
+    with reading(root, 'folder'), os.scandir(root) as entries:
         return sorted(entry.name for entry in entries if not entry.name.startswith('.') and entry.is_dir())
 
 
@@ -43,7 +45,8 @@ def find_images(folder: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> li
     """
     endings, paths, waiting = tuple(extensions), [], [folder]
     while waiting:
-        with os.scandir(waiting.pop()) as entries:
+        place = waiting.pop()
+        with reading(place, 'folder'), os.scandir(place) as entries:
             for entry in entries:
                 name = entry.name
                 if name.startswith('.'):
@@ -70,8 +73,8 @@ class ImageFolder(ImageDataset):
         kwargs: Passed on to :class:`ImageDataset`.
 
     Raises:
-        FileNotFoundError: If a folder is missing (with ``lazy_init=True``: when first needed).
-        ValueError: If there are no classes, a class has no images, or classes and folders differ.
+        MissingFileError: If a folder is missing (with ``lazy_init=True``: when first needed).
+        UserError: If there are no classes, a class has no images, or classes and folders differ.
     """
 
     entry_name = 'image file'
@@ -85,11 +88,11 @@ class ImageFolder(ImageDataset):
         """Search the folders.
 
         Raises:
-            ValueError: If they are not as the class says.
+            UserError: If they are not as the class says.
         """
         root = self.data_prefix.get('img_path', '').rstrip('/')
         if not root:
-            raise ValueError("there is no folder of images; set data_root, or data_prefix=dict(img_path='FOLDER').")
+            raise UserError("there is no folder of images; set data_root, or data_prefix=dict(img_path='FOLDER').")
         folders = list_folders(root)
         self._check_layout(root, folders)
         classes = self.expected_classes() or tuple(folders)
@@ -102,7 +105,7 @@ class ImageFolder(ImageDataset):
             if not paths:
                 empty.append(name)
         if empty:
-            raise ValueError(
+            raise UserError(
                 f'{root}: {len(empty)} of {len(classes)} class folders have no image: {in_words(empty)}. Images end in '
                 f'{in_words(self.extensions, 20)}; unpack them completely, remove the folder if it is no class, or set extensions.'
             )
@@ -113,8 +116,8 @@ class ImageFolder(ImageDataset):
         """Return the classes that the config names, itself or by a folder, or None.
 
         Raises:
-            FileNotFoundError: If that folder is missing.
-            ValueError: If both are there and differ.
+            MissingFileError: If that folder is missing.
+            UserError: If both are there and differ.
         """
         given = self.given_classes()
         if self.class_folder is None:
@@ -131,7 +134,7 @@ class ImageFolder(ImageDataset):
             stray = [entry.name for entry in entries if entry.name.lower().endswith(self.extensions) and entry.name not in folders]
         if not folders:
             what = f'only {len(stray)} images, for example {min(stray)}' if stray else 'no folder'
-            raise ValueError(
+            raise UserError(
                 f'{root} must have a folder for every class, but has {what}. Sort the images into folders, point data_prefix to another '
                 'folder, or list images and labels in a CSV file for dynperceiver_cls.CSVImages.'
             )
@@ -148,7 +151,7 @@ def _compare(classes: Sequence[str], folders: Sequence[str], root: str) -> None:
     if unknown:
         problems.append(f'{len(unknown)} of {len(folders)} folders are no class: {in_words(unknown)}')
     if problems:
-        raise ValueError(
+        raise UserError(
             f"{root}: {'; '.join(problems)}. Folders and classes must be the same; correct metainfo['classes'] or class_folder, unpack the "
             'images completely, or remove what is no class.'
         )

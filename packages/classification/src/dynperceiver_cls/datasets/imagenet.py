@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from dynperceiver.data import in_words
+from dynperceiver_runtime import UserError
 
 from ..registry import DATASETS
 from .folders import ImageFolder, list_folders
@@ -31,15 +32,15 @@ class ImageNet(ImageFolder):
         kwargs: Passed on to :class:`ImageFolder`.
 
     Raises:
-        FileNotFoundError: If the folder, the list or an image of the list is missing (with ``lazy_init=True``: when first needed).
-        ValueError: If the folders are not those of ``num_classes`` classes, a class has no images, or the list has a mistake.
+        MissingFileError: If the folder, the list or an image of the list is missing (with ``lazy_init=True``: when first needed).
+        UserError: If the folders are not those of ``num_classes`` classes, a class has no images, or the list has a mistake.
     """
 
     def __init__(
         self, data_root: str, split: str = 'train', *, ann_file: str = '', num_classes: int = 1000, source: str = _SOURCE, **kwargs: Any
     ) -> None:
         if split not in ('train', 'val'):
-            raise ValueError(f"split={split!r} must be 'train' or 'val'; ImageNet's test images have no public labels.")
+            raise UserError(f"split={split!r} must be 'train' or 'val'; ImageNet's test images have no public labels.")
         self.split = split
         self.num_classes = num_classes
         prefix = kwargs.pop('data_prefix', {'img_path': split})
@@ -50,7 +51,7 @@ class ImageNet(ImageFolder):
         """Search the folders, or read the list.
 
         Raises:
-            ValueError: If they are not as the class says.
+            UserError: If they are not as the class says.
         """
         root = self.data_prefix['img_path'].rstrip('/')
         if self.ann_file != root:
@@ -58,7 +59,7 @@ class ImageNet(ImageFolder):
         samples = super().load_samples()
         classes = self._metainfo['classes']
         if len(classes) != self.num_classes:
-            raise ValueError(
+            raise UserError(
                 f'{root} has {len(classes)} class folders ({in_words(classes, 3)}), but there must be {self.num_classes}; unpack all '
                 f'archives, or for a subset set num_classes={len(classes)} here, in '
                 'model.backbone and in model.data_preprocessor.mixing.'
@@ -69,10 +70,10 @@ class ImageNet(ImageFolder):
         rows = read_name_label_list(self.ann_file)
         classes = self.expected_classes() or self._training_classes() or tuple(str(number) for number in range(self.num_classes))
         if len(classes) != self.num_classes:
-            raise ValueError(f'there are {len(classes)} classes, but num_classes={self.num_classes}; set num_classes={len(classes)}.')
+            raise UserError(f'there are {len(classes)} classes, but num_classes={self.num_classes}; set num_classes={len(classes)}.')
         bad = [(name, label) for name, label in rows if label >= self.num_classes]
         if bad:
-            raise ValueError(
+            raise UserError(
                 f'{self.ann_file}: {len(bad)} labels are out of range, for example {bad[0][1]} of {bad[0][0]}; there are '
                 f'{self.num_classes} classes, numbered from 0. Subtract 1 if the list counts from 1, or set num_classes.'
             )

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dynperceiver.data import in_words
+from dynperceiver_runtime import MissingFileError, UserError
+from dynperceiver_runtime.files import reading
 
 from ..registry import DATASETS
 from .base import ImageDataset
@@ -25,7 +27,7 @@ def require_images(paths: Sequence[str], ann_file: str) -> None:
         ann_file: The list, for the message.
 
     Raises:
-        FileNotFoundError: If some are missing.
+        MissingFileError: If some are missing.
     """
     listings: dict[str, set[str]] = {}
     missing = []
@@ -42,7 +44,7 @@ def require_images(paths: Sequence[str], ann_file: str) -> None:
             if len(missing) == len(paths)
             else 'unpack the images completely, or take these lines out'
         )
-        raise FileNotFoundError(f'{ann_file}: {len(missing)} of {len(paths)} images are missing: {in_words(missing)}; {advice}.')
+        raise MissingFileError(f'{ann_file}: {len(missing)} of {len(paths)} images are missing: {in_words(missing)}; {advice}.')
 
 
 def read_name_label_list(path: str) -> list[tuple[str, int]]:
@@ -55,26 +57,26 @@ def read_name_label_list(path: str) -> list[tuple[str, int]]:
         Names and labels.
 
     Raises:
-        ValueError: If a line is something else, or there is none.
+        UserError: If a line is something else, or there is none.
     """
     try:
-        with open(path, encoding='utf-8') as file:
+        with reading(path, 'list of images'), open(path, encoding='utf-8') as file:
             lines = file.readlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is no UTF-8 text ({error}); save it as UTF-8.') from error
+        raise UserError(f'{path} is no UTF-8 text ({error}); save it as UTF-8.') from error
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(' ')
         if not name or not re.fullmatch(r'\d+', label):
-            raise ValueError(
+            raise UserError(
                 f'{path}, line {number}: {line.strip()!r} must be a name, a space and a class number of 0 or more; for other lists, '
                 'use dynperceiver_cls.CSVImages.'
             )
         rows.append((name.strip(), int(label)))
     if not rows:
-        raise ValueError(f'{path} names no image; it must have a line `NAME LABEL` for each.')
+        raise UserError(f'{path} names no image; it must have a line `NAME LABEL` for each.')
     return rows
 
 
@@ -95,8 +97,8 @@ class CSVImages(ImageDataset):
         kwargs: Passed on to :class:`ImageDataset`.
 
     Raises:
-        FileNotFoundError: If the list, a folder or an image is missing (with ``lazy_init=True``: when first needed).
-        ValueError: If the list has a mistake; the text names its line.
+        MissingFileError: If the list, a folder or an image is missing (with ``lazy_init=True``: when first needed).
+        UserError: If the list has a mistake; the text names its line.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class CSVImages(ImageDataset):
         **kwargs: Any,
     ) -> None:
         if group_column is not None and kwargs.get('group_pattern') is not None:
-            raise ValueError(
+            raise UserError(
                 f'group_column={group_column!r} and group_pattern={kwargs["group_pattern"]!r} both say what the groups are; leave one out.'
             )
         self.path_column = path_column
@@ -123,8 +125,8 @@ class CSVImages(ImageDataset):
         """Read the list.
 
         Raises:
-            FileNotFoundError: If an image is missing.
-            ValueError: If the list has a mistake.
+            MissingFileError: If an image is missing.
+            UserError: If the list has a mistake.
         """
         classes = self.given_classes()
         numbers = None if classes is None else {name: number for number, name in enumerate(classes)}
@@ -133,20 +135,20 @@ class CSVImages(ImageDataset):
         for where, row in self._rows():
             path = row[self.path_column].strip()
             if not path:
-                raise ValueError(f'{where}: {self.path_column} is empty; write the path of an image, or remove the line.')
+                raise UserError(f'{where}: {self.path_column} is empty; write the path of an image, or remove the line.')
             sample: dict[str, Any] = {'img_path': os.path.join(prefix, path)}
             if self.label_column is not None:
                 sample['gt_label'] = _label(row[self.label_column].strip(), numbers, where)
             if self.group_column is not None:
                 sample['group'] = row[self.group_column].strip()
                 if not sample['group']:
-                    raise ValueError(
+                    raise UserError(
                         f'{where}: {self.group_column} is empty; write what the image belongs to, such as a person, or a name of its own '
                         'where it stands for itself.'
                     )
             samples.append(sample)
         if not samples:
-            raise ValueError(f'{self.ann_file} names no image; it must have a line for each after the header.')
+            raise UserError(f'{self.ann_file} names no image; it must have a line for each after the header.')
         paths = [sample['img_path'] for sample in samples]
         require_images([path for path in paths if not self.is_remote(path)], self.ann_file)
         if classes is None:
@@ -156,7 +158,7 @@ class CSVImages(ImageDataset):
 
     def _rows(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Place and columns of every line."""
-        with open(self.ann_file, encoding='utf-8-sig', newline='') as file:
+        with reading(self.ann_file, 'list of images'), open(self.ann_file, encoding='utf-8-sig', newline='') as file:
             reader = csv.reader(file, delimiter=self.delimiter, strict=True)
             try:
                 header = [name.strip() for name in next(reader, [])]
@@ -166,14 +168,14 @@ class CSVImages(ImageDataset):
                     if len(fields) == len(header):
                         yield where, dict(zip(header, fields, strict=True))
                     elif fields:
-                        raise ValueError(
+                        raise UserError(
                             f'{where} has {len(fields)} columns, but the header has {len(header)}: {in_words(header)}; put a text that has '
                             f'a {self.delimiter!r} in it between double quotes, or set delimiter.'
                         )
             except csv.Error as error:
-                raise ValueError(f'{self.ann_file}, line {reader.line_num} is no CSV ({error}); correct the quotes.') from error
+                raise UserError(f'{self.ann_file}, line {reader.line_num} is no CSV ({error}); correct the quotes.') from error
             except UnicodeDecodeError as error:
-                raise ValueError(f'{self.ann_file} is not in UTF-8 ({error}); save it with that encoding.') from error
+                raise UserError(f'{self.ann_file} is not in UTF-8 ({error}); save it with that encoding.') from error
 
     def _check_header(self, header: list[str]) -> None:
         repeated = sorted({name for name in header if header.count(name) > 1})
@@ -181,7 +183,7 @@ class CSVImages(ImageDataset):
         lacking = [name for name in wanted if name not in header]
         if repeated or lacking:
             what = f'repeats {in_words(repeated)}' if repeated else f'lacks {in_words(lacking)}'
-            raise ValueError(
+            raise UserError(
                 f'{self.ann_file}, line 1: the header {in_words(header, 10)!r} {what}; it must name every column once, for example '
                 f'{self.delimiter.join(wanted)!r}. Correct it, or set path_column, label_column, group_column '
                 'and delimiter.'
@@ -194,15 +196,15 @@ def _label(text: str, numbers: Mapping[str, int] | None, where: str) -> int:
     if re.fullmatch(r'\d+', text, re.ASCII):
         if numbers is None or int(text) < len(numbers):
             return int(text)
-        raise ValueError(f'{where}: label {text} is out of range; there are {len(numbers)} classes, numbered from 0 to {len(numbers) - 1}.')
+        raise UserError(f'{where}: label {text} is out of range; there are {len(numbers)} classes, numbered from 0 to {len(numbers) - 1}.')
     if numbers is None:
-        raise ValueError(
+        raise UserError(
             f"{where}: label {text!r} is no class number of 0 or more; for names, set metainfo=dict(classes=('cat', 'dog')) or "
             "metainfo=dict(classes='classes.txt')."
         )
     near = difflib.get_close_matches(text, numbers, n=1)
     hint = f' (it resembles {near[0]!r})' if near else ''
-    raise ValueError(
+    raise UserError(
         f'{where}: label {text!r} is none of the {len(numbers)} classes: {in_words(list(numbers), 10)}{hint}. Correct it, or '
         "metainfo['classes']."
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dynperceiver.data import in_words
+from dynperceiver_runtime import UserError
 
 from ..registry import DATASETS
 from .archives import Archive, ArchiveDataset
@@ -23,7 +24,7 @@ class PackedFile(Archive):
         split: Which arrays to read: ``{split}_jpeg``, ``{split}_offset``, ``{split}_label``, and ``{split}_group`` where it is there.
 
     Raises:
-        ValueError: If the file is broken, or its arrays are not what is expected; the text names file and array.
+        UserError: If the file is broken, or its arrays are not what is expected; the text names file and array.
     """
 
     def __init__(self, path: str, split: str) -> None:
@@ -37,10 +38,10 @@ class PackedFile(Archive):
                     stream, offsets, labels, classes = (arrays[name] for name in names)
                     groups = arrays[f'{split}_group'] if f'{split}_group' in found else None
         except (zipfile.BadZipFile, EOFError, OSError, ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f'{path} is no complete npz file ({type(error).__name__}: {error}); copy or make it again.') from error
+            raise UserError(f'{path} is no complete npz file ({type(error).__name__}: {error}); copy or make it again.') from error
         if lacking:
             splits = sorted(name.removesuffix('_jpeg') for name in found if name.endswith('_jpeg'))
-            raise ValueError(
+            raise UserError(
                 f'{path} lacks the arrays {in_words(lacking)}; it has {in_words(found, 12) or "none"}. '
                 + (f'Set split to one of {", ".join(splits)}.' if splits else 'It needs them for the split, and its classes.')
             )
@@ -57,13 +58,13 @@ class PackedFile(Archive):
 
     def _group_names(self, groups: np.ndarray) -> list[str]:
         if groups.dtype.kind not in 'iuU' or groups.shape != (len(self.labels),):
-            raise ValueError(
+            raise UserError(
                 f'{self.path}: {self.split}_group must be a whole number or a name per image, and there are {len(self.labels)} images, but '
                 f'it is {_describe(groups)}; make the file again.'
             )
         names = [str(group).strip() for group in groups.tolist()]
         if '' in names:
-            raise ValueError(
+            raise UserError(
                 f'{self.path}: {self.split}_group has no name for {names.count("")} of {len(names)} images, for example image '
                 f'{names.index("")}; name a group for each, or make the file without this array.'
             )
@@ -72,31 +73,31 @@ class PackedFile(Archive):
     def _check(self, stream: np.ndarray, offsets: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> None:
         where = f'{self.path}: {self.split}'
         if stream.dtype != np.uint8 or stream.ndim != 1:
-            raise ValueError(f'{where}_jpeg must be the bytes of all images in a row, but is {_describe(stream)}; make the file again.')
+            raise UserError(f'{where}_jpeg must be the bytes of all images in a row, but is {_describe(stream)}; make the file again.')
         if offsets.dtype.kind not in 'iu' or offsets.ndim != 1 or len(offsets) < 2:
-            raise ValueError(
+            raise UserError(
                 f'{where}_offset must be whole numbers, one more than there are images, but is {_describe(offsets)}; make the file again.'
             )
         wrong = np.flatnonzero(offsets[1:] < offsets[:-1])
         if len(wrong) or offsets[0] < 0:
             i = int(wrong[0]) + 1 if len(wrong) else 0
             after = f' after {offsets[i - 1]}' if i else ''
-            raise ValueError(f'{where}_offset must rise from 0, but entry {i} is {offsets[i]}{after}; make the file again.')
+            raise UserError(f'{where}_offset must rise from 0, but entry {i} is {offsets[i]}{after}; make the file again.')
         if offsets[-1] != len(stream):
-            raise ValueError(
+            raise UserError(
                 f'{where}_offset ends at byte {offsets[-1]}, but {self.split}_jpeg has {len(stream)} bytes; the arrays are not of one '
                 'file, or were cut: make the file again.'
             )
         if labels.dtype.kind not in 'iu' or labels.shape != (len(offsets) - 1,):
-            raise ValueError(
+            raise UserError(
                 f'{where}_label must be a whole number per image, and {self.split}_offset counts {len(offsets) - 1} images, but it is '
                 f'{_describe(labels)}; make the file again.'
             )
         if classes.dtype.kind != 'U' or classes.ndim != 1:
-            raise ValueError(f'{self.path}: classes must be names, but is {_describe(classes)}; make the file again.')
+            raise UserError(f'{self.path}: classes must be names, but is {_describe(classes)}; make the file again.')
         bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
         if len(bad):
-            raise ValueError(
+            raise UserError(
                 f'{where}_label must be in [0, {len(classes) - 1}], as there are {len(classes)} classes, but image {bad[0]} has label '
                 f'{labels[bad[0]]} ({len(bad)} such labels); correct the labels, or the classes.'
             )
@@ -117,8 +118,8 @@ class PackedImages(ArchiveDataset):
         kwargs: Passed on to :class:`ArchiveDataset` (``split``) and :class:`ImageDataset` (``part``, ``holdout``, ``split_seed``).
 
     Raises:
-        FileNotFoundError: If the file is missing (with ``lazy_init=True``: when first needed).
-        ValueError: If the file is broken, its arrays are not as described, or ``metainfo['classes']`` differs from the file's.
+        MissingFileError: If the file is missing (with ``lazy_init=True``: when first needed).
+        UserError: If the file is broken, its arrays are not as described, or ``metainfo['classes']`` differs from the file's.
     """
 
     def __init__(self, ann_file: str, *args: Any, **kwargs: Any) -> None:

@@ -13,7 +13,8 @@ from mmengine.utils import track_iter_progress
 from numpy.typing import NDArray
 from PIL import Image
 
-from dynperceiver.data import is_generated, make_folder
+from dynperceiver.data import is_generated, load_digits, make_folder
+from dynperceiver_runtime import UserError
 
 __all__ = ['DemoParams', 'is_complete', 'make_demo_images', 'render_digit']
 
@@ -45,11 +46,11 @@ class DemoParams:
         """Check the values.
 
         Raises:
-            ValueError: If a value is out of range.
+            UserError: If a value is out of range.
         """
         for name, low in (('seed', 0), ('num_train', _NUM_CLASSES), ('num_val', _NUM_CLASSES), ('size_px', 32)):
             if getattr(self, name) < low:
-                raise ValueError(f'{name}={getattr(self, name)} is too small: {name} must be at least {low}; pass {name}={low} or more.')
+                raise UserError(f'{name}={getattr(self, name)} is too small: {name} must be at least {low}; pass {name}={low} or more.')
 
 
 def render_digit(rng: np.random.Generator, ink: NDArray[np.float64], size_px: int, difficulty: float) -> Image.Image:
@@ -97,7 +98,7 @@ def make_demo_images(out_dir: str | Path, params: DemoParams | None = None, *, p
         True if pictures were made, False if a complete data set with these parameters was there.
 
     Raises:
-        FileExistsError: If ``out_dir`` holds something that is not a demo data set.
+        ExistingFileError: If ``out_dir`` holds something that is not a demo data set.
     """
     params = params or DemoParams()
     return make_folder(out_dir, _identity(params), _list_images, lambda folder: _fill(folder, params, progress))
@@ -123,8 +124,6 @@ def _file_name(split: str, index: int) -> str:
 
 
 def _fill(folder: Path, params: DemoParams, progress: bool) -> dict[str, Any]:
-    from sklearn.datasets import load_digits
-
     digits = load_digits()
     inks_NHW, labels_N = digits.images / _INK_LEVELS, digits.target
     border = round(len(labels_N) * (1 - _VAL_SHARE))

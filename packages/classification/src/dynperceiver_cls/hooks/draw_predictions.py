@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dynperceiver.hooks import DrawExitsHook, write_below
+from dynperceiver_runtime import UserError
 
 from ..registry import HOOKS
 
@@ -51,7 +52,7 @@ class DrawPredictionsHook(DrawExitsHook):
         min_px: Pixels of the shorter side up to which small images are enlarged, see :func:`draw_image`.
 
     Raises:
-        ValueError: If ``min_px`` is less than 1.
+        UserError: If ``min_px`` is less than 1.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class DrawPredictionsHook(DrawExitsHook):
         min_px: int = 128,
     ) -> None:
         if min_px < 1:
-            raise ValueError(f'min_px={min_px}: pass the pixels that the shorter side of a picture has at least, 1 or more')
+            raise UserError(f'min_px={min_px}: pass the pixels that the shorter side of a picture has at least, 1 or more')
         super().__init__(enable, interval, show, wait_time, out_dir)
         self.min_px = min_px
 

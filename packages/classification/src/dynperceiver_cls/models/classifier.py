@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dynperceiver.inference import DynamicRunner
 from dynperceiver.losses import batch_accuracies
+from dynperceiver_runtime import UserError
 
 from ..registry import MODELS
 from ..structures import ClsDataSample
@@ -92,7 +93,7 @@ class DynPerceiverClassifier(BaseModel):
             check_labels(labels, num_classes, 'model.backbone.num_classes')
             targets = labels.to(inputs.device)
         elif targets.shape[1] != num_classes:
-            raise ValueError(
+            raise UserError(
                 f'images are mixed with targets of {targets.shape[1]} classes, but the model has {num_classes}; set '
                 'model.data_preprocessor.mixing.num_classes and model.backbone.num_classes to that of the data set'
             )

@@ -12,6 +12,8 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..registry import MODELS
 
 __all__ = ['ClsDataPreprocessor', 'check_labels', 'labels_of']
@@ -21,11 +23,11 @@ def labels_of(data_samples: Sequence[Any], device: torch.device | str | None = N
     """Class numbers of data samples, shape (B,), int64.
 
     Raises:
-        ValueError: If a sample has no label.
+        UserError: If a sample has no label.
     """
     missing = [sample for sample in data_samples if 'gt_label' not in sample]
     if missing:
-        raise ValueError(
+        raise UserError(
             f'{missing[0].get("img_path", "an image")} has no gt_label; training and validation need labelled images, check the annotation '
             'file, or use predict for images without labels'
         )
@@ -41,10 +43,10 @@ def check_labels(labels_B: Tensor, num_classes: int, setting: str) -> None:
         setting: Where that is set, for the message.
 
     Raises:
-        ValueError: If one is negative or too large.
+        UserError: If one is negative or too large.
     """
     if len(labels_B) and not 0 <= int(labels_B.min()) <= int(labels_B.max()) < num_classes:
-        raise ValueError(
+        raise UserError(
             f'labels of this batch run from {int(labels_B.min())} to {int(labels_B.max())}, but the model has {num_classes} classes; '
             f'set {setting} to that of the data set, or correct the labels'
         )
@@ -65,7 +67,7 @@ class ClsDataPreprocessor(BaseDataPreprocessor):
         non_blocking: See MMEngine's ``BaseDataPreprocessor``.
 
     Raises:
-        ValueError: If ``mean`` or ``std`` are not three numbers, or ``std`` is not positive.
+        UserError: If ``mean`` or ``std`` are not three numbers, or ``std`` is not positive.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class ClsDataPreprocessor(BaseDataPreprocessor):
     ) -> None:
         super().__init__(non_blocking)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f'mean={tuple(mean)}, std={tuple(std)}: three numbers each are needed, for red, green and blue, std above 0')
+            raise UserError(f'mean={tuple(mean)}, std={tuple(std)}: three numbers each are needed, for red, green and blue, std above 0')
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer('inverse_std', 1 / torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.before_norm = nn.ModuleList(MODELS.build(step) for step in before_norm)
@@ -97,7 +99,7 @@ class ClsDataPreprocessor(BaseDataPreprocessor):
             ``inputs``, float32 (B, 3, H, W), channels-last; ``data_samples``; and where images were mixed ``targets``, (B, K).
 
         Raises:
-            ValueError: If images in a list are of different sizes, or a label to mix is missing or no class.
+            UserError: If images in a list are of different sizes, or a label to mix is missing or no class.
         """
         data = self.cast_data(dict(data))
         images_BCHW, samples = self._stack(data['inputs']), data.get('data_samples')
@@ -125,5 +127,5 @@ class ClsDataPreprocessor(BaseDataPreprocessor):
             return images
         sizes = sorted({tuple(image.shape) for image in images})
         if len(sizes) > 1:
-            raise ValueError(f'images of different shapes in a batch: {sizes[:4]}; let the pipeline end with a crop or resize to one size')
+            raise UserError(f'images of different shapes in a batch: {sizes[:4]}; let the pipeline end with a crop or resize to one size')
         return torch.stack(list(images))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from dynperceiver_runtime import UserError
+
 __all__ = ['Size', 'resampling', 'size_pair']
 
 Size = int | Sequence[int]
@@ -29,11 +31,11 @@ def size_pair(name: str, size: Size) -> tuple[int, int]:
         Height and width.
 
     Raises:
-        ValueError: If it is something else.
+        UserError: If it is something else.
     """
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-        raise ValueError(f'{name}={size!r} must be a number of pixels above 0, or a pair (height, width) of them; write {name}=224, say.')
+        raise UserError(f'{name}={size!r} must be a number of pixels above 0, or a pair (height, width) of them; write {name}=224, say.')
     return pair
 
 
@@ -44,8 +46,8 @@ def resampling(interpolation: str) -> Image.Resampling:
         interpolation: Its name.
 
     Raises:
-        ValueError: If there is none of that name.
+        UserError: If there is none of that name.
     """
     if interpolation not in _RESAMPLING:
-        raise ValueError(f"interpolation={interpolation!r} must be one of {', '.join(_RESAMPLING)}; the recipes use 'bicubic'.")
+        raise UserError(f"interpolation={interpolation!r} must be one of {', '.join(_RESAMPLING)}; the recipes use 'bicubic'.")
     return _RESAMPLING[interpolation]

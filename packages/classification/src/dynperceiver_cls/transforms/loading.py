@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from dynperceiver_runtime import UserError
+
 from ..registry import TRANSFORMS
 from .arguments import Size, size_pair
 
@@ -30,7 +32,7 @@ def decode_image(file: str | BytesIO, draft_size: tuple[int, int] | None = None,
         The RGB image, and height and width in pixels that it has without ``draft_size``.
 
     Raises:
-        ValueError: If its pixels are neither of 8 nor of 16 bits.
+        UserError: If its pixels are neither of 8 nor of 16 bits.
         OSError: If it cannot be decoded; decoders raise errors of other types, too.
     """
     with Image.open(file) as image:
@@ -49,10 +51,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith('I'):  # a 16-bit greyscale image; some versions of Pillow say I, and convert() saturates at 255
         levels = np.asarray(image)
         if levels.size and (levels.min() < 0 or levels.max() > 65535):
-            raise ValueError(f'pixels run from {levels.min()} to {levels.max()}, but 8 or 16 bits are needed; {_REMEDY}')
+            raise UserError(f'pixels run from {levels.min()} to {levels.max()}, but 8 or 16 bits are needed; {_REMEDY}')
         image = Image.fromarray((levels >> 8).astype(np.uint8))
     elif image.mode == 'F':
-        raise ValueError(f'pixels are floating point numbers, whose range no rule gives; {_REMEDY}')
+        raise UserError(f'pixels are floating point numbers, whose range no rule gives; {_REMEDY}')
     elif isinstance(image.info.get('transparency'), bytes):
         image = image.convert('RGBA')  # as Pillow asks for with a warning; the colours stay
     return image.convert('RGB')
@@ -76,7 +78,7 @@ class LoadImage:
         apply_exif: Whether to turn photos as their EXIF orientation says.
 
     Raises:
-        ValueError: If ``draft_size`` is not positive.
+        UserError: If ``draft_size`` is not positive.
     """
 
     def __init__(self, draft_size: Size | None = None, apply_exif: bool = False) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from dynperceiver_runtime import UserError
+
 from ..registry import TRANSFORMS
 from .arguments import Size, resampling, size_pair
 
@@ -32,7 +34,7 @@ class RandomResizedCrop:
         interpolation: See :class:`Resize`.
 
     Raises:
-        ValueError: If a size, scale or ratio is not positive or a range runs backwards; if there is no such interpolation.
+        UserError: If a size, scale or ratio is not positive or a range runs backwards; if there is no such interpolation.
     """
 
     ATTEMPTS = 10
@@ -48,7 +50,7 @@ class RandomResizedCrop:
         self.scale = _range('scale', scale, '(0.08, 1.0)')
         self.ratio = _range('ratio', ratio, '(3 / 4, 4 / 3)')
         if self.scale[1] > 1:
-            raise ValueError(f'scale={tuple(scale)}: a crop cannot be larger than the image; end at 1.')
+            raise UserError(f'scale={tuple(scale)}: a crop cannot be larger than the image; end at 1.')
         self.interpolation = interpolation
         self._resampling = resampling(interpolation)
 
@@ -98,7 +100,7 @@ class RandomCrop:
         fill: Colour of the border, (red, green, blue) in [0, 255], or one number for all three.
 
     Raises:
-        ValueError: If a number is out of range; at run time, if the image with its border is smaller than the crop.
+        UserError: If a number is out of range; at run time, if the image with its border is smaller than the crop.
     """
 
     def __init__(self, size: Size, padding: int = 0, fill: int | Sequence[int] = 0) -> None:
@@ -106,9 +108,9 @@ class RandomCrop:
         self.padding = padding
         self.fill = (fill,) * 3 if isinstance(fill, int) else tuple(fill)
         if padding < 0:
-            raise ValueError(f'padding={padding} must be a number of pixels of 0 or more; use CenterCrop to cut a border off.')
+            raise UserError(f'padding={padding} must be a number of pixels of 0 or more; use CenterCrop to cut a border off.')
         if len(self.fill) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in self.fill):
-            raise ValueError(f'fill={fill!r} must be one whole number or three (red, green, blue) in [0, 255]; write fill=0 for black.')
+            raise UserError(f'fill={fill!r} must be one whole number or three (red, green, blue) in [0, 255]; write fill=0 for black.')
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Crop the image."""
@@ -116,7 +118,7 @@ class RandomCrop:
         height, width = self.size
         room_x, room_y = image.width + 2 * self.padding - width, image.height + 2 * self.padding - height
         if room_x < 0 or room_y < 0:
-            raise ValueError(
+            raise UserError(
                 f'an image of {image.height} x {image.width} pixels (height x width) with padding={self.padding} has no part of '
                 f'{height} x {width}; resize before cropping, or raise padding.'
             )
@@ -143,12 +145,12 @@ class RandomFlip:
         prob: Probability.
 
     Raises:
-        ValueError: If it is not in [0, 1].
+        UserError: If it is not in [0, 1].
     """
 
     def __init__(self, prob: float = 0.5) -> None:
         if not 0 <= prob <= 1:
-            raise ValueError(f'prob={prob} must be a probability in [0, 1]; the recipes use 0.5.')
+            raise UserError(f'prob={prob} must be a probability in [0, 1]; the recipes use 0.5.')
         self.prob = prob
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -165,5 +167,5 @@ class RandomFlip:
 def _range(name: str, values: Sequence[float], example: str) -> tuple[float, float]:
     pair = tuple(values)
     if len(pair) != 2 or not 0 < pair[0] <= pair[1] < math.inf:
-        raise ValueError(f'{name}={pair} must be two numbers above 0, the smaller one first; the recipes use {name}={example}.')
+        raise UserError(f'{name}={pair} must be two numbers above 0, the smaller one first; the recipes use {name}={example}.')
     return pair

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynperceiver_runtime import UserError
+
 from ..registry import TRANSFORMS
 from .arguments import Size, resampling, size_pair
 
@@ -24,12 +26,12 @@ class Resize:
         interpolation: ``'nearest'``, ``'bilinear'``, ``'bicubic'`` or ``'lanczos'``.
 
     Raises:
-        ValueError: Unless exactly one of ``size`` and ``short_edge`` is given, and positive; if there is no such interpolation.
+        UserError: Unless exactly one of ``size`` and ``short_edge`` is given, and positive; if there is no such interpolation.
     """
 
     def __init__(self, size: Size | None = None, short_edge: int | None = None, interpolation: str = 'bicubic') -> None:
         if (size is None) == (short_edge is None):
-            raise ValueError(
+            raise UserError(
                 f'size={size!r}, short_edge={short_edge!r}: give exactly one; size=(height, width) does not keep the aspect ratio, '
                 'short_edge=256 does.'
             )
@@ -65,7 +67,7 @@ class CenterCrop:
         size: Height and width in pixels, or one number for both.
 
     Raises:
-        ValueError: If it is not positive; at run time, if the image is smaller.
+        UserError: If it is not positive; at run time, if the image is smaller.
     """
 
     def __init__(self, size: Size) -> None:
@@ -76,7 +78,7 @@ class CenterCrop:
         image = results['img']
         height, width = self.size
         if height > image.height or width > image.width:
-            raise ValueError(
+            raise UserError(
                 f'an image of {image.height} x {image.width} pixels (height x width) has no centre of {height} x {width}; resize before '
                 f'cropping, for example by Resize(short_edge={max(self.size)}).'
             )

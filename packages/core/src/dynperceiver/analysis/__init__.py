@@ -1,34 +1,7 @@
-"""What the network costs."""
+"""What the network costs, counted."""
 
+from ..models import find_network
 from .flops import ExitCost, count_exit_costs, count_gmacs, meta_copy
-from .latency import (
-    Crossover,
-    PeakMemory,
-    Timing,
-    TimingTable,
-    find_crossover,
-    machine_description,
-    measure_peak_memory,
-    num_torch_threads,
-    time_calls,
-)
-from .report import cost_table, costs_of_config, find_network
+from .report import cost_table, costs_of_config
 
-__all__ = [
-    'Crossover',
-    'ExitCost',
-    'PeakMemory',
-    'Timing',
-    'TimingTable',
-    'cost_table',
-    'costs_of_config',
-    'count_exit_costs',
-    'count_gmacs',
-    'find_crossover',
-    'find_network',
-    'machine_description',
-    'measure_peak_memory',
-    'meta_copy',
-    'num_torch_threads',
-    'time_calls',
-]
+__all__ = ['ExitCost', 'cost_table', 'costs_of_config', 'count_exit_costs', 'count_gmacs', 'find_network', 'meta_copy']

@@ -5,24 +5,32 @@ Convolutions and matrix products count, attention's included; norms, biases, act
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..layers import copy_without_hooks, without_global_hooks
 from ..models import DynPerceiver
 
 __all__ = ['ExitCost', 'count_exit_costs', 'count_gmacs', 'meta_copy']
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """Copy of a model whose tensors have shapes but no memory: tracing it computes nothing, and attention decomposes into products."""
-    return copy.deepcopy(model).to('meta').eval().requires_grad_(False)
+    """Copy of a model whose tensors have shapes but no memory: tracing it computes nothing, and attention decomposes into products.
+
+    It has no hooks: they expect numbers.
+    """
+
+    def shape_only(tensor: Tensor) -> Tensor:
+        empty = torch.empty_like(tensor.detach(), device='meta')
+        return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+
+    return copy_without_hooks(model, shape_only).to('meta').eval()
 
 
 def count_gmacs(function: Callable[..., Any], *args: Any) -> float:
@@ -32,7 +40,7 @@ def count_gmacs(function: Callable[..., Any], *args: Any) -> float:
         function: Anything callable; with modules of :func:`meta_copy` nothing is computed.
         args: Its arguments, on the same device.
     """
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), without_global_hooks():
         warnings.simplefilter('ignore')
         with FlopCounterMode(display=False) as counter:
             function(*args)
@@ -44,7 +52,7 @@ class ExitCost:
     """What it takes to leave at an exit.
 
     Attributes:
-        number: 1..4.
+        number: The exit's number, from 1.
         cost_gmacs: Giga-MACs per sample from the input up to and with this exit; a sample of video is a clip.
         segment_gmacs: The last segment's share of it.
         num_params: Parameters used up to and with this exit.
@@ -57,19 +65,12 @@ class ExitCost:
 
 
 def _segment_params(model: DynPerceiver) -> list[set[str]]:
-    branch, exits = 'latent_branch.', 'exits.'
-    parts: list[tuple[str, ...]] = [
-        ('feature_branch.stem.', 'feature_branch.stages.0.', 'feature_branch.stages.1.', f'{branch}latent')
-        + tuple(f'{branch}{name}.{i}.' for name in ('x2z', 'blocks') for i in (0, 1, 2))
-        + tuple(f'{branch}{name}.{i}.' for name in ('mixers', 'expanders', 'z2x') for i in (0, 1)),
-        ('feature_branch.stages.2.',)
-        + tuple(f'{branch}{name}.3.' for name in ('x2z', 'blocks'))
-        + tuple(f'{branch}{name}.2.' for name in ('mixers', 'expanders', 'z2x')),
-        ('feature_branch.stages.3.',),
-        (f'{branch}last_z2x.',),
-    ]
+    """Names of the parameters that each segment uses."""
     names = [name for name, _ in model.named_parameters()]
-    return [{name for name in names if name.startswith((*prefixes, f'{exits}{i}.'))} for i, prefixes in enumerate(parts)]
+    return [
+        {name for name in names if any(name == module or name.startswith(f'{module}.') for module in parts.modules)}
+        for parts in model.segment_parts
+    ]
 
 
 def count_exit_costs(model: DynPerceiver, height: int = 224, width: int = 224) -> list[ExitCost]:

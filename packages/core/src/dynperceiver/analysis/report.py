@@ -11,15 +11,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from ..models import DynPerceiver
+from dynperceiver_runtime import UserError
+
+from ..models import find_network
 from .flops import count_exit_costs, count_gmacs, meta_copy
 
-__all__ = ['cost_table', 'costs_of_config', 'find_network']
-
-
-def find_network(model: nn.Module) -> DynPerceiver | None:
-    """The Dyn-Perceiver within a model of any task, or ``None``."""
-    return next((module for module in model.modules() if isinstance(module, DynPerceiver)), None)
+__all__ = ['cost_table', 'costs_of_config']
 
 
 def costs_of_config(cfg: Config, shape: Sequence[int] | None = None) -> dict[str, Any]:
@@ -34,10 +31,10 @@ def costs_of_config(cfg: Config, shape: Sequence[int] | None = None) -> dict[str
         :class:`~dynperceiver.analysis.ExitCost` as dicts. A model without a Dyn-Perceiver has one entry, its backbone's.
 
     Raises:
-        ValueError: If the config has no model, or the model neither a Dyn-Perceiver nor a backbone.
+        UserError: If the config has no model, or the model neither a Dyn-Perceiver nor a backbone.
     """
     if 'model' not in cfg:
-        raise ValueError(f'{cfg.filename} has no model; pass the config of a training')
+        raise UserError(f'{cfg.filename} has no model; pass the config of a training')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(cfg.model)
     shape = list(shape or cfg.get('input_shape') or (224,))
@@ -45,7 +42,7 @@ def costs_of_config(cfg: Config, shape: Sequence[int] | None = None) -> dict[str
     network = find_network(model)
     trunk: nn.Module | None = network or getattr(model, 'backbone', None)
     if trunk is None:
-        raise ValueError(f'{type(model).__name__} holds neither a DynPerceiver nor a backbone; its cost cannot be counted per exit')
+        raise UserError(f'{type(model).__name__} holds neither a DynPerceiver nor a backbone; its cost cannot be counted per exit')
     if network is not None:
         costs = [asdict(cost) for cost in count_exit_costs(network, height, width)]
         frames = network.num_frames

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dynperceiver_runtime import UserError
+
 from .key_maps import FEATURE_STAGE_RULES, REGNET_STAGE_RULES, SHARED_RULES, rename
 
 __all__ = ['convert_from_reference', 'convert_to_reference', 'is_reference_state_dict', 'unwrap_checkpoint', 'weights_names']
@@ -28,17 +30,17 @@ def unwrap_checkpoint(checkpoint: Mapping[str, Any], weights: str | None = None)
         weights: Take this one instead.
 
     Raises:
-        ValueError: If ``weights`` is not in the checkpoint, or nothing in it is a state dict.
+        UserError: If ``weights`` is not in the checkpoint, or nothing in it is a state dict.
     """
     if weights is not None:
         if not isinstance(checkpoint.get(weights), Mapping):
-            raise ValueError(f'the checkpoint has no weights named {weights!r}; it holds: {", ".join(map(str, list(checkpoint)[:10]))}')
+            raise UserError(f'the checkpoint has no weights named {weights!r}; it holds: {", ".join(map(str, list(checkpoint)[:10]))}')
         inner = checkpoint[weights]
     else:
         inner = next((checkpoint[name] for name in weights_names(checkpoint)), checkpoint)
     state_dict = {str(key).removeprefix('module.'): value for key, value in inner.items() if isinstance(value, Tensor)}
     if not state_dict:
-        raise ValueError(
+        raise UserError(
             f'no weights were found among {", ".join(map(str, list(checkpoint)[:10])) or "nothing (it is empty)"}; pass a state dict, or a '
             f'checkpoint with one under {", ".join(WRAPPERS)}'
         )
@@ -57,10 +59,10 @@ def _convert(state_dict: Mapping[str, Tensor], to_reference: bool) -> dict[str, 
     strangers = [key for key, name in names.items() if name is None]
     if strangers and all(rename(key, rules, not to_reference) is not None for key in state_dict):
         side = "the authors'" if to_reference else 'ours'
-        raise ValueError(f'all keys are {side} already, from {strangers[0]} to {strangers[-1]}; take the weights as they are')
+        raise UserError(f'all keys are {side} already, from {strangers[0]} to {strangers[-1]}; take the weights as they are')
     if strangers:
         side = 'our' if to_reference else "the authors'"
-        raise ValueError(
+        raise UserError(
             f'{len(strangers)} of {len(names)} keys are not among {side} names: {", ".join(strangers)}. Only a complete Dyn-Perceiver '
             'state dict can be converted; take the keys of other modules out, or strip their prefix, first'
         )
@@ -81,7 +83,7 @@ def convert_from_reference(state_dict: Mapping[str, Any], weights: str | None = 
         The same tensors under our names, in the same order.
 
     Raises:
-        ValueError: If keys do not fit; the message names each of them.
+        UserError: If keys do not fit; the message names each of them.
     """
     return _convert(unwrap_checkpoint(state_dict, weights), to_reference=False)
 
@@ -90,6 +92,6 @@ def convert_to_reference(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """Rename our keys to the authors'; the inverse of :func:`convert_from_reference`.
 
     Raises:
-        ValueError: If keys do not fit; the message names each of them.
+        UserError: If keys do not fit; the message names each of them.
     """
     return _convert(unwrap_checkpoint(state_dict), to_reference=True)

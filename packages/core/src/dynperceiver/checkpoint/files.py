@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,9 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from dynperceiver_runtime import ExistingFileError, FileError, MissingFileError, UserError
+from dynperceiver_runtime.files import replacing
+
 from ..structures import PARTS
 from .convert import convert_from_reference, is_reference_state_dict, unwrap_checkpoint
 
@@ -19,8 +21,8 @@ __all__ = ['CheckpointError', 'read_checkpoint_file', 'read_state_dict', 'save_s
 
 
 
-class CheckpointError(ValueError):
-    """A checkpoint file that cannot be used; the message names the file, the rule and the remedy."""
+class CheckpointError(UserError):
+    """A checkpoint file that cannot be used; the message names the file and says what to try."""
 
 
 def _beginning(path: str) -> bytes:
@@ -31,7 +33,7 @@ def _beginning(path: str) -> bytes:
         return b''
 
 
-def unreadable_checkpoint(path: str | Path, error: Exception) -> CheckpointError:
+def unreadable_checkpoint(path: str | Path, error: Exception) -> UserError:
     """What to raise where reading a checkpoint failed: what is wrong with the file, without torch's advice to load anything from anywhere.
 
     Args:
@@ -39,6 +41,8 @@ def unreadable_checkpoint(path: str | Path, error: Exception) -> CheckpointError
         error: What reading it raised.
     """
     path, text, beginning = str(path), str(error), _beginning(str(path))
+    if isinstance(error, FileNotFoundError):
+        return MissingFileError(f'checkpoint {path} is missing; check the path, or train it first')
     if isinstance(error, OSError):
         return CheckpointError(f'{path} cannot be read ({type(error).__name__}: {text}); check the path and who may read it')
     foreign = re.search(r'Unsupported global: GLOBAL (\S+)', text)
@@ -66,12 +70,12 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
         path: A file, or a URL that MMEngine's checkpoint loader takes.
 
     Raises:
-        FileNotFoundError: If the file is missing.
+        MissingFileError: If the file is missing.
         CheckpointError: If it is no checkpoint.
     """
     path = str(path)
     if '://' not in path and not Path(path).is_file():
-        raise FileNotFoundError(f'checkpoint {path} is missing; check the path, or train it first')
+        raise unreadable_checkpoint(path, FileNotFoundError())
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     except (MemoryError, torch.cuda.OutOfMemoryError):
@@ -93,15 +97,15 @@ def read_state_dict(path: str | Path, weights: str | None = None) -> dict[str, T
         weights: See :func:`~dynperceiver.checkpoint.unwrap_checkpoint`.
 
     Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it holds no Dyn-Perceiver weights.
+        MissingFileError: If the file is missing.
+        UserError: If it holds no Dyn-Perceiver weights.
     """
     state_dict = unwrap_checkpoint(read_checkpoint_file(path), weights)
     if is_reference_state_dict(state_dict):
         return convert_from_reference(state_dict)
     marker = next((key for key in state_dict if 'feature_branch.stem.' in key), None)
     if marker is None:
-        raise ValueError(
+        raise UserError(
             f'{path} holds no Dyn-Perceiver: no key has feature_branch.stem. in it (its first key is {next(iter(state_dict))}); '
             "pass one of our checkpoints or of the authors'"
         )
@@ -114,14 +118,13 @@ def save_state_dict(state_dict: Mapping[str, Tensor], path: str | Path, overwrit
     """Write a state dict as ``{'state_dict': ...}``, whole or not at all.
 
     Raises:
-        FileExistsError: If the file exists and ``overwrite`` is off.
-        FileNotFoundError: If its folder is missing.
+        ExistingFileError: If the file exists and ``overwrite`` is off.
+        FileError: If it cannot be written, for example since its folder is missing.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f'{path} exists already; choose another name or pass --overwrite')
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f'folder {path.parent} for {path.name} is missing; make it first')
-    partial = path.with_name(f'.{path.name}.partial')
-    torch.save({'state_dict': dict(state_dict)}, partial)
-    os.replace(partial, path)
+    if Path(path).is_file() and not overwrite:
+        raise ExistingFileError(f'{path} exists already; choose another name or pass --overwrite')
+    with replacing(path, 'checkpoint') as partial:
+        try:
+            torch.save({'state_dict': dict(state_dict)}, partial)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise FileError(f'checkpoint {path} cannot be written ({" ".join(str(error).split())}); is there space left?') from error

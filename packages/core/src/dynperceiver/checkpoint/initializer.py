@@ -8,9 +8,13 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from dynperceiver_runtime import FileError, UserError
+
+from ..feature_branches import FeatureBranch
+from ..models import find_network
 from ..registry import WEIGHT_INITIALIZERS
 from ..structures import CLASSES_KEYS
-from .files import read_state_dict
+from .files import CheckpointError, read_state_dict
 
 __all__ = ['ImageCheckpoint', 'load_image_checkpoint']
 
@@ -40,13 +44,13 @@ def load_image_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], so
         logged, too.
 
     Raises:
-        ValueError: If it is of another variant.
+        UserError: If it is of another variant.
     """
     network: Any = model
     own = network.state_dict()
-    if _is_static_trunk(network):
+    if isinstance(model, FeatureBranch):
         reason = 'the model is a feature branch alone'
-        dropped = tuple(f'feature_branch.stages.{i}.' for i in range(network.num_stages, 4))
+        dropped = tuple(f'feature_branch.{prefix}' for prefix in network.unused_prefixes)
         skipped = [key for key in state_dict if not key.startswith('feature_branch.') or key.startswith(dropped)]
         _load_trunk(network, {key.removeprefix('feature_branch.'): value for key, value in state_dict.items() if key not in skipped})
     else:
@@ -63,10 +67,6 @@ def load_image_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], so
     return skipped
 
 
-def _is_static_trunk(module: nn.Module) -> bool:
-    return hasattr(module, 'pyramid_levels') and not hasattr(module, 'latent_branch')
-
-
 def _load_trunk(trunk: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     own = trunk.state_dict()
     absent = [key for key in own if key not in state_dict]
@@ -76,7 +76,7 @@ def _load_trunk(trunk: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         f'{len(keys)} tensors {fact} ({", ".join(keys[:4])}{", ..." * (len(keys) > 4)})' for fact, keys in facts if keys
     )
     if listing:
-        raise ValueError(
+        raise UserError(
             f'the checkpoint is of another feature branch or width: {listing}; use a checkpoint of the same feature_branch and width'
         )
     trunk.load_state_dict(state_dict)
@@ -99,23 +99,25 @@ class ImageCheckpoint:
         """Load into the one Dyn-Perceiver, or the one static trunk, within ``module``.
 
         Raises:
-            FileNotFoundError: If the file is missing.
-            ValueError: If ``module`` holds no such network, or the checkpoint is of another variant.
+            MissingFileError: If the file is missing.
+            UserError: If ``module`` holds no such network, or the checkpoint is of another variant.
         """
         if self.checkpoint is None:
             print_log('no image checkpoint given: training starts from random weights', logger='current')
             return
-        network = next((child for child in module.modules() if hasattr(child, 'latent_branch')), None)
-        network = network or next((child for child in module.modules() if _is_static_trunk(child)), None)
-        if network is None:
-            raise ValueError(
-                f'{type(module).__name__} holds no DynPerceiver and no feature branch; an init_cfg of type dynperceiver.ImageCheckpoint '
-                'belongs on a model with one'
+        network = find_network(module)
+        found: list[nn.Module] = [child for child in module.modules() if isinstance(child, FeatureBranch)] if network is None else [network]
+        if len(found) != 1:
+            raise UserError(
+                f'{type(module).__name__} holds no DynPerceiver and {len(found) or "no"} feature branch{"es" if found else ""}; put the '
+                'init_cfg of type dynperceiver.ImageCheckpoint on a model with one'
             )
         try:
-            load_image_checkpoint(network, read_state_dict(self.checkpoint, self.weights), self.checkpoint)
-        except ValueError as error:
-            raise ValueError(f'{self.checkpoint}: {error}') from error
+            load_image_checkpoint(found[0], read_state_dict(self.checkpoint, self.weights), self.checkpoint)
+        except (FileError, CheckpointError):  # they name the file
+            raise
+        except UserError as error:
+            raise CheckpointError(f'{self.checkpoint}: {error}') from error
 
     def _get_init_info(self) -> Any:
         return f'{type(self).__name__}: load from {self.checkpoint}'

@@ -2,11 +2,12 @@
 
 from .bad_samples import BadSampleError, BadSampleMixin, DatasetError
 from .faults import Fault, Reason
-from .generated import is_generated, make_folder
-from .held_out_part import PARTS, SPLIT_SETTINGS, HeldOutPartMixin
+from .generated import is_generated, load_digits, make_folder
+from .held_out_part import PARTS, SPLIT_SETTINGS, HeldOutPartMixin, split_records
 from .images import diagnose_image, first_line, jpeg_looks_cut
 from .splits import digest_of_samples, last_of_each_class, split_held_out
 from .texts import in_words
+from .wrappers import innermost_datasets
 
 __all__ = [
     'PARTS',
@@ -21,9 +22,12 @@ __all__ = [
     'digest_of_samples',
     'first_line',
     'in_words',
+    'innermost_datasets',
     'is_generated',
     'jpeg_looks_cut',
     'last_of_each_class',
+    'load_digits',
     'make_folder',
     'split_held_out',
+    'split_records',
 ]

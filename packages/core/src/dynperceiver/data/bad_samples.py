@@ -14,6 +14,8 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
+from dynperceiver_runtime import MissingFileError, UserError
+
 from .faults import Fault, Reason
 
 __all__ = ['BadSampleError', 'BadSampleMixin', 'DatasetError']
@@ -22,11 +24,11 @@ __all__ = ['BadSampleError', 'BadSampleMixin', 'DatasetError']
 _MAX_REFETCH = 100
 
 
-class BadSampleError(RuntimeError):
-    """A sample's file cannot be used, and it must not be skipped; the message names path, reason and remedy."""
+class BadSampleError(UserError):
+    """A sample's file cannot be used, and it must not be skipped; the message names the file and what is wrong with it."""
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """Annotations or folders are not as a data set needs them; the message names them and says what to do."""
 
 
@@ -49,7 +51,7 @@ class BadSampleMixin(BaseDataset):
         kwargs: Passed on to the data set class.
 
     Raises:
-        FileNotFoundError: If the annotation file or a data folder is missing (with ``lazy_init=True``: when the data is first needed).
+        MissingFileError: If the annotation file or a data folder is missing (with ``lazy_init=True``: when the data is first needed).
     """
 
     entry_name = 'line'  # what holds a sample in the annotation file
@@ -85,17 +87,8 @@ class BadSampleMixin(BaseDataset):
     # What BaseDataset calls.
 
     def full_init(self) -> None:
-        """Load the annotations and make room for the marks.
-
-        Raises:
-            DatasetError: If the annotations or folders are not as the data set needs them.
-        """
-        try:
-            super().full_init()
-        except ValueError as error:
-            if type(error) is not ValueError:  # kinds of their own, such as UnicodeDecodeError, are not messages for people
-                raise
-            raise DatasetError(str(error)) from error
+        """Load the annotations and make room for the marks."""
+        super().full_init()
         if len(self._marks) != len(self):
             self._make_marks()
 
@@ -103,7 +96,7 @@ class BadSampleMixin(BaseDataset):
         """Load the annotations.
 
         Raises:
-            FileNotFoundError: If the annotation file or a data folder is missing.
+            MissingFileError: If the annotation file or a data folder is missing.
         """
         self._require_data()
         return super().load_data_list()
@@ -211,7 +204,7 @@ class BadSampleMixin(BaseDataset):
         if not missing:
             return
         names = ' and '.join(f'{kind} {path}' for kind, path in reversed(missing))
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'Data not found: {names} {"is" if len(missing) == 1 else "are"} missing; the data set comes from '
             f'{self.source or "a source that its config does not name"}; `make demo` needs no download.\n'
             f'Relative paths count from {os.getcwd()}. Put the data there, or set data_root, data_prefix and ann_file in the config.'

@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ['is_generated', 'make_folder']
+from dynperceiver_runtime import ExistingFileError, MissingPackageError
+from dynperceiver_runtime.files import REFUSALS, make_folders, write_json, writing
+
+__all__ = ['is_generated', 'load_digits', 'make_folder']
 
 MANIFEST = 'manifest.json'
 
@@ -37,6 +40,25 @@ def is_generated(folder: str | Path, identity: Mapping[str, Any], list_files: Ca
         return False
 
 
+def load_digits() -> Any:
+    """Scikit-learn's 1,797 handwritten digits (UCI, 8x8 pixels; shipped with scikit-learn, no download), of which all demo data are made.
+
+    Returns:
+        Scikit-learn's object with ``images``, shape (1797, 8, 8) with values from 0 to 16, and ``target``.
+
+    Raises:
+        MissingPackageError: If scikit-learn is not installed.
+    """
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise MissingPackageError(
+            f'the demo data show the handwritten digits of scikit-learn, which cannot be imported ({error}); install it: '
+            'pip install scikit-learn'
+        ) from error
+    return datasets.load_digits()
+
+
 def make_folder(
     folder: str | Path,
     identity: Mapping[str, Any],
@@ -57,28 +79,29 @@ def make_folder(
         True if it was made, False if it was there.
 
     Raises:
-        FileExistsError: If the folder holds something that is not such a data set.
+        ExistingFileError: If the folder holds something that is not such a data set.
+        FileError: If it cannot be written, for example since the disk is full.
     """
     folder = Path(folder)
     if is_generated(folder, identity, list_files):
         return False
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f'{folder} exists and is not a demo data set (no {MANIFEST} in it); choose another folder or remove it.')
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work_dir = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
-    try:
-        made = work_dir / 'new'
-        made.mkdir()
-        manifest = {**identity, **fill(made)}
-        (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
-        if folder.exists():
-            folder.rename(work_dir / 'old')
+        raise ExistingFileError(f'{folder} exists and is not a demo data set (no {MANIFEST} in it); choose another folder or remove it.')
+    make_folders(folder.parent)
+    with writing(folder, 'data set', only=REFUSALS):
+        work_dir = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
         try:
-            made.rename(folder)
-        except OSError:
-            # Another process may have finished the same data set first.
-            if not is_generated(folder, identity, list_files):
-                raise
-    finally:
-        shutil.rmtree(work_dir, ignore_errors=True)
+            made = work_dir / 'new'
+            made.mkdir()
+            write_json(made / MANIFEST, {**identity, **fill(made)})
+            if folder.exists():
+                folder.rename(work_dir / 'old')
+            try:
+                made.rename(folder)
+            except OSError:
+                # Another process may have finished the same data set first.
+                if not is_generated(folder, identity, list_files):
+                    raise
+        finally:
+            shutil.rmtree(work_dir, ignore_errors=True)
     return True

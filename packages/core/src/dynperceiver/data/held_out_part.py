@@ -14,10 +14,13 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
+from dynperceiver_runtime import UserError
+
 from .splits import digest_of_samples, last_of_each_class, split_held_out
 from .texts import in_words
+from .wrappers import innermost_datasets
 
-__all__ = ['PARTS', 'SPLIT_SETTINGS', 'HeldOutPartMixin']
+__all__ = ['PARTS', 'SPLIT_SETTINGS', 'HeldOutPartMixin', 'split_records']
 
 PARTS = ('all', 'train', 'holdout')
 # What the parts depend on, beside the samples: arguments of data sets, with their defaults.
@@ -46,7 +49,7 @@ class HeldOutPartMixin(BaseDataset):
         kwargs: Passed on to the data set class.
 
     Raises:
-        ValueError: If an argument is out of its range; and when the data is loaded, if it cannot be split so.
+        UserError: If an argument is out of its range; and when the data is loaded, if it cannot be split so.
     """
 
     def __init__(
@@ -59,16 +62,16 @@ class HeldOutPartMixin(BaseDataset):
         **kwargs: Any,
     ) -> None:
         if part not in PARTS:
-            raise ValueError(f"part={part!r} must be one of {PARTS}; 'all' takes every sample.")
+            raise UserError(f"part={part!r} must be one of {PARTS}; 'all' takes every sample.")
         if part != 'all' and not (isinstance(holdout, int | float) and 0 < holdout < 1):
-            raise ValueError(f'holdout={holdout} must lie in (0, 1) with part={part!r}; holdout=0.1 holds out a tenth of every class.')
+            raise UserError(f'holdout={holdout} must lie in (0, 1) with part={part!r}; holdout=0.1 holds out a tenth of every class.')
         if split_seed is not None and (isinstance(split_seed, bool) or not isinstance(split_seed, int)):
-            raise ValueError(f'split_seed={split_seed!r} must be a whole number, or None for the last samples of every class.')
+            raise UserError(f'split_seed={split_seed!r} must be a whole number, or None for the last samples of every class.')
         if group_pattern is not None:
             try:
                 re.compile(group_pattern)
             except (re.error, TypeError) as error:
-                raise ValueError(
+                raise UserError(
                     f"group_pattern={group_pattern!r} is no regular expression ({error}); write one such as r'([^/]*)_', in the config "
                     'rather than on the command line where it has commas or spaces.'
                 ) from error
@@ -105,14 +108,14 @@ class HeldOutPartMixin(BaseDataset):
         """Keep one part of the samples, in their order.
 
         Raises:
-            ValueError: If a sample has no label or no group, or a class cannot be split.
+            UserError: If a sample has no label or no group, or a class cannot be split.
         """
         infos = super().filter_data()
         if self.part == 'all' or self.holdout is None:
             return infos
         labels = [self.split_label(info) for info in infos]
         if None in labels:
-            raise ValueError(
+            raise UserError(
                 f"{self.ann_file}: part={self.part!r} needs one label for every sample, and {labels.count(None)} of {len(labels)} have "
                 "none or several; use part='all' for such samples."
             )
@@ -123,8 +126,8 @@ class HeldOutPartMixin(BaseDataset):
                 held_out_S = last_of_each_class(labels, self.holdout)
             else:
                 held_out_S = split_held_out(names, labels, self.holdout, self.split_seed, groups)
-        except ValueError as error:
-            raise ValueError(f'{self.ann_file}: {error}') from error
+        except UserError as error:
+            raise UserError(f'{self.ann_file}: {error}') from error
         if groups is not None:
             self._warn_of_shares(labels, held_out_S, self.holdout)
         self._all_samples = dict(num_samples=len(infos), digest=digest_of_samples(names, labels, groups))
@@ -144,7 +147,7 @@ class HeldOutPartMixin(BaseDataset):
             groups = [_group_in(self.group_pattern, name) for name in names]
             without = [name for name, group in zip(names, groups, strict=True) if not group]
             if without:
-                raise ValueError(
+                raise UserError(
                     f'{self.ann_file}: group_pattern={self.group_pattern!r} finds no group in {len(without)} of {len(names)} paths, for '
                     f'example {without[0]!r}; every sample needs one. Correct the pattern, which is searched for in these paths.'
                 )
@@ -153,7 +156,7 @@ class HeldOutPartMixin(BaseDataset):
             if not any(groups):
                 return None
         if self.split_seed is None:
-            raise ValueError(
+            raise UserError(
                 f'{self.ann_file}: split_seed=None takes the last samples of every class, whatever their groups; set split_seed=0.'
             )
         return groups
@@ -176,3 +179,17 @@ def _group_in(pattern: str, name: str) -> str:
     if match is None:
         return ''
     return '/'.join(part or '' for part in match.groups()).strip('/') if match.re.groups else match.group()
+
+
+def split_records(dataset: Any) -> list[dict[str, Any]]:
+    """What the parts of split data sets depend on; data sets that are taken as a whole are left out.
+
+    Args:
+        dataset: A data set, or a wrapper around some.
+
+    Returns:
+        For each part its ``part``, the settings in :data:`~dynperceiver.data.SPLIT_SETTINGS`, and ``num_samples`` and ``digest`` of the
+        samples of all parts.
+    """
+    inner = innermost_datasets(dataset)
+    return [part.split_record() for part in inner if isinstance(part, HeldOutPartMixin) and part.part != 'all']

@@ -15,6 +15,8 @@ from itertools import combinations
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
+
 from .texts import in_words
 
 __all__ = ['digest_of_samples', 'last_of_each_class', 'split_held_out']
@@ -48,7 +50,7 @@ def split_held_out(
         held_out_S, bool; true for the samples to hold out.
 
     Raises:
-        ValueError: If a class has too few samples or groups for both parts, or a sample has no group or two of them.
+        UserError: If a class has too few samples or groups for both parts, or a sample has no group or two of them.
     """
     keys = _keys_of_groups(names, labels, groups)
     totals = Counter(labels)
@@ -80,7 +82,7 @@ def last_of_each_class(labels: Sequence[Hashable], holdout: float) -> np.ndarray
         held_out_S, bool.
 
     Raises:
-        ValueError: If a class has too few samples for both parts.
+        UserError: If a class has too few samples for both parts.
     """
     totals = Counter(labels)
     targets = _targets(totals, holdout)
@@ -120,18 +122,18 @@ def _rank(seed: int, text: str) -> bytes:
 def _keys_of_groups(names: Sequence[str], labels: Sequence[Hashable], groups: Sequence[str] | None) -> list[str]:
     lengths = [len(values) for values in (names, labels, groups) if values is not None]
     if len(set(lengths)) > 1:
-        raise ValueError(f'there must be a name, a label and a group per sample, but there are {in_words(lengths)}; pass equally many.')
+        raise UserError(f'there must be a name, a label and a group per sample, but there are {in_words(lengths)}; pass equally many.')
     names = [unicodedata.normalize('NFC', name) for name in names]
     if groups is None:
         return names
     keys = [unicodedata.normalize('NFC', group) for group in groups]
     empty = [name for name, key in zip(names, keys, strict=True) if not key]
     if empty:
-        raise ValueError(f'{len(empty)} of {len(names)} samples have no group: {in_words(empty)}; name a group for each.')
+        raise UserError(f'{len(empty)} of {len(names)} samples have no group: {in_words(empty)}; name a group for each.')
     known: dict[str, str] = {}
     for name, key in zip(names, keys, strict=True):
         if known.setdefault(name, key) != key:
-            raise ValueError(f'{name} is listed in two groups, {known[name]!r} and {key!r}; list it once, or in one group.')
+            raise UserError(f'{name} is listed in two groups, {known[name]!r} and {key!r}; list it once, or in one group.')
     return keys
 
 
@@ -147,13 +149,13 @@ def _first_of_each_class(order: Sequence[str], label_of: Mapping[str, Hashable],
 
 def _targets(totals: Mapping[Hashable, int], holdout: float) -> dict[Hashable, int]:
     if not 0 < holdout < 1:
-        raise ValueError(f'holdout={holdout} must lie in (0, 1); holdout=0.1 holds out a tenth of every class.')
+        raise UserError(f'holdout={holdout} must lie in (0, 1); holdout=0.1 holds out a tenth of every class.')
     if not totals:
-        raise ValueError('there is no sample to split; check the list or the folder of the data.')
+        raise UserError('there is no sample to split; check the list or the folder of the data.')
     targets = {label: max(1, round(count * holdout)) for label, count in totals.items()}
     short = sorted((label for label in totals if targets[label] >= totals[label]), key=str)
     if short:
-        raise ValueError(
+        raise UserError(
             f'with holdout={holdout}, classes {in_words(short)} have no sample left for training '
             f'(class {short[0]} has {totals[short[0]]}); lower holdout, or add samples.'
         )
@@ -162,7 +164,7 @@ def _targets(totals: Mapping[Hashable, int], holdout: float) -> dict[Hashable, i
 
 def _require_groups(members: Mapping[str, Counter[Hashable]], totals: Mapping[Hashable, int], kind: str) -> None:
     if len(members) == 1:
-        raise ValueError(
+        raise UserError(
             f'all {sum(totals.values())} samples have the same {kind}, {next(iter(members))!r}, and samples of one {kind} are never split; '
             'at least two are needed. Check what the groups are read from.'
         )
@@ -170,7 +172,7 @@ def _require_groups(members: Mapping[str, Counter[Hashable]], totals: Mapping[Ha
     lonely = sorted((label for label, count in num_groups.items() if count == 1), key=str)
     if lonely:
         first = next(key for key, counts in members.items() if lonely[0] in counts)
-        raise ValueError(
+        raise UserError(
             f'classes {in_words(lonely)} have all of their samples in one {kind} (class {lonely[0]} has {totals[lonely[0]]}, all of '
             f'{first!r}), and samples of one {kind} are never split, so that one part would lack the class; add samples of another {kind}, '
             'or check what the groups are read from.'
@@ -202,7 +204,7 @@ class _Search:
         """Draw groups one after the other, then mend.
 
         Raises:
-            ValueError: If no choice was found that leaves every class in both parts.
+            UserError: If no choice was found that leaves every class in both parts.
         """
         for i in range(len(self.groups)):
             if self._change(i, missing=0) < 0:
@@ -282,7 +284,7 @@ class _Search:
             draw = int.from_bytes(_rank(self.seed, f'repair {step}')[:8], 'big')
             candidates = of_class[lacking[draw % len(lacking)]]
             self._move(candidates[draw // len(lacking) % len(candidates)])
-        raise ValueError(
+        raise UserError(
             'no choice of groups was found that leaves samples of every class in both parts, because too few groups have several classes '
             f'each; what came nearest leaves classes {in_words(lacking)} out of one. Add samples of other groups, or name finer groups.'
         )

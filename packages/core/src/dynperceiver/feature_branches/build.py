@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from dynperceiver_runtime import UserError
+
 from ..layers import TemporalShift
 from ..registry import MODELS
 from .base import FeatureBranch
@@ -33,10 +35,10 @@ def build_feature_branch(
         drop_path: Stochastic-depth rate of the last block.
 
     Raises:
-        ValueError: If the name, the width or the shift is unknown.
+        UserError: If the name, the width or the shift is unknown.
     """
     if temporal_shift not in (None, 'bidirectional', 'unidirectional'):
-        raise ValueError(f"temporal_shift={temporal_shift!r}: choose None, 'bidirectional' or 'unidirectional'")
+        raise UserError(f"temporal_shift={temporal_shift!r}: choose None, 'bidirectional' or 'unidirectional'")
     make_shift = None
     if temporal_shift is not None:
         make_shift = partial(TemporalShift, num_frames, shift_fold_div, bidirectional=temporal_shift == 'bidirectional')

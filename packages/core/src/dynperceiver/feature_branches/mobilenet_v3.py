@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..layers import BlockSequence, SqueezeExcitation
 from .base import FeatureBranch, ResidualBlock, ShiftFactory, initialize_convolutions, make_divisible
 
@@ -113,10 +115,10 @@ class MobileNetV3Variant:
         """Build the branch; ``width`` multiplies all channels, rounded to multiples of 8.
 
         Raises:
-            ValueError: If ``width`` is not positive.
+            UserError: If ``width`` is not positive.
         """
         if width <= 0:
-            raise ValueError(f'width={width} for {self.name}: a positive multiplier is needed, such as 0.5, 0.75, 1.0, 1.25, 1.5 or 2.0')
+            raise UserError(f'width={width} for {self.name}: a positive multiplier is needed, such as 0.5, 0.75, 1.0, 1.25, 1.5 or 2.0')
         total, built = len(self.stem) + sum(len(rows) for rows in self.stages), 0
 
         def blocks(in_channels: int, rows: tuple[InvertedResidualRow, ...]) -> tuple[list[nn.Module], int]:

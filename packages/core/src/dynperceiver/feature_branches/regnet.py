@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..layers import BlockSequence, SqueezeExcitation
 from .base import FeatureBranch, ResidualBlock, ShiftFactory, initialize_convolutions
 
@@ -90,10 +92,10 @@ class RegNetYVariant:
         """Build the branch.
 
         Raises:
-            ValueError: If ``width`` is not 1: a RegNet is chosen by its variant.
+            UserError: If ``width`` is not 1: a RegNet is chosen by its variant.
         """
         if width != 1:
-            raise ValueError(f'width={width} for {self.name}: RegNetY has no width multiplier; leave it at 1.0 and choose another variant')
+            raise UserError(f'width={width} for {self.name}: RegNetY has no width multiplier; leave it at 1.0 and choose another variant')
         stem = _conv_norm(3, self.stem_channels, 3, 2)
         channels = [self.stem_channels]
         stages = []

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..layers import BlockSequence
 from .base import FeatureBranch, ResidualBlock, ShiftFactory, initialize_convolutions
 
@@ -23,8 +25,8 @@ class _NarrowStridedConv2d(nn.Conv2d):
     when a channels-last map of fewer than 16 channels comes in.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.conv2d(input[..., :: self.stride[0], :: self.stride[1]], self.weight, self.bias)
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(input[..., :: self.stride[0], :: self.stride[1]], weight, bias)
 
 
 class _ResNetBlock(ResidualBlock):
@@ -111,10 +113,10 @@ class ResNetVariant:
         """Build the branch; ``width`` multiplies every channel count, the stem's included.
 
         Raises:
-            ValueError: If ``width`` is no positive multiple of 1/8 (64 * width channels must be a multiple of 8).
+            UserError: If ``width`` is no positive multiple of 1/8 (64 * width channels must be a multiple of 8).
         """
         if width <= 0 or (64 * width) % 8:
-            raise ValueError(
+            raise UserError(
                 f'width={width} for {self.name}: 64 * width stem channels must be a positive multiple of 8; choose a multiple of 0.125, '
                 'for example 0.375, 0.5, 0.625, 0.75 or 1.0'
             )

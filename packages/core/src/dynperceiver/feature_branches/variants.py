@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from dynperceiver_runtime import UserError
+
 from .base import FeatureBranchVariant
 from .mobilenet_v3 import InvertedResidualRow as Row
 from .mobilenet_v3 import MobileNetV3Variant
@@ -37,7 +39,7 @@ def find_feature_branch(name: str) -> FeatureBranchVariant:
         return FEATURE_BRANCHES[name]
     near = get_close_matches(str(name).lower().replace('-', '_'), FEATURE_BRANCHES, n=3, cutoff=0.4)
     hint = f'did you mean {" or ".join(near)}? ' if near else ''
-    raise ValueError(f'feature_branch={name!r} is unknown; {hint}Choose one of: {", ".join(FEATURE_BRANCHES)}')
+    raise UserError(f'feature_branch={name!r} is unknown; {hint}Choose one of: {", ".join(FEATURE_BRANCHES)}')
 
 
 for _variant in (

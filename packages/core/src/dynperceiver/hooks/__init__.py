@@ -4,14 +4,13 @@ from ..checkpoint import CheckpointError
 from .averaged_buffers import SyncAveragedBuffersHook
 from .checkpoint_file import CheckpointFileHook, checkpoint_name
 from .class_names import ClassNamesHook
-from .datasets import innermost_datasets
 from .draw_exits import DrawExitsHook, describe_exits, write_below
 from .exit_policy import ExitPolicyHook, TimedRunner, read_exit_policy
-from .non_finite_loss import NonFiniteLossHook
+from .non_finite_loss import NonFiniteError, NonFiniteLossHook
 from .reference_checkpoint import ReferenceCheckpointHook
 from .resumable_randomness import ResumableRandomnessHook, SeedSample
 from .skipped_samples import SkippedSampleHook
-from .split_record import SplitRecordHook, split_records
+from .split_record import SplitRecordHook
 from .test_scalars import TestScalarsHook
 
 __all__ = [
@@ -20,6 +19,7 @@ __all__ = [
     'ClassNamesHook',
     'DrawExitsHook',
     'ExitPolicyHook',
+    'NonFiniteError',
     'NonFiniteLossHook',
     'ReferenceCheckpointHook',
     'ResumableRandomnessHook',
@@ -31,8 +31,6 @@ __all__ = [
     'TimedRunner',
     'checkpoint_name',
     'describe_exits',
-    'innermost_datasets',
     'read_exit_policy',
-    'split_records',
     'write_below',
 ]

@@ -11,6 +11,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from dynperceiver_runtime import FileError, UserError
+
 from ..checkpoint import CheckpointError, unreadable_checkpoint, unwrap_checkpoint
 from ..registry import HOOKS
 
@@ -53,12 +55,12 @@ class CheckpointFileHook(Hook):
         self.filename, self._was_read = filename, False
         try:
             yield
-        except (CheckpointError, FileNotFoundError, MemoryError, torch.cuda.OutOfMemoryError):
+        except (CheckpointError, FileError, MemoryError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
             if not self._was_read:
                 raise unreadable_checkpoint(filename, error) from error
-            if isinstance(error, ValueError):
+            if isinstance(error, UserError):
                 raise CheckpointError(f'{filename}: {error}') from error
             raise
         finally:
@@ -76,7 +78,7 @@ class CheckpointFileHook(Hook):
             raise CheckpointError(f'{name} holds a {type(checkpoint).__name__}, no checkpoint; pass a file with a state dict')
         try:
             unwrap_checkpoint(checkpoint)
-        except ValueError as error:
+        except UserError as error:
             raise CheckpointError(f'{name}: {error}') from error
 
 

@@ -12,9 +12,9 @@ from mmengine.runner import Runner
 from mmengine.runner.loops import BaseLoop
 
 from ..checkpoint import CheckpointError
+from ..data import innermost_datasets
 from ..registry import HOOKS
 from .checkpoint_file import checkpoint_name
-from .datasets import innermost_datasets
 
 __all__ = ['ClassNamesHook']
 

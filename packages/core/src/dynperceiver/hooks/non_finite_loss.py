@@ -10,11 +10,17 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 
+from dynperceiver_runtime import UserError
+
 from ..registry import HOOKS
 
-__all__ = ['NonFiniteLossHook']
+__all__ = ['NonFiniteError', 'NonFiniteLossHook']
 
 PATH_KEYS = ('filename', 'frame_dir', 'img_path', 'video_id')
+
+
+class NonFiniteError(UserError, FloatingPointError):
+    """A training whose loss or weights are no longer numbers; the message names the files of the batch and says what to try."""
 
 
 def _file_names(data_batch: Any) -> list[str]:
@@ -39,14 +45,14 @@ class NonFiniteLossHook(Hook):
             wait.
 
     Raises:
-        ValueError: If ``interval`` is less than 1.
+        UserError: If ``interval`` is less than 1.
     """
 
     priority = 'VERY_HIGH'
 
     def __init__(self, interval: int = 1) -> None:
         if interval < 1:
-            raise ValueError(f'interval={interval}: check every 1 or more iterations')
+            raise UserError(f'interval={interval}: check every 1 or more iterations')
         self.interval = interval
         self._step = 'before the first iteration'
         self._files: list[str] = []
@@ -55,7 +61,7 @@ class NonFiniteLossHook(Hook):
         """Check the losses of an iteration.
 
         Raises:
-            FloatingPointError: If one is not finite.
+            NonFiniteError: If one is not finite.
         """
         self._step, self._files = f'at epoch {runner.epoch + 1}, iteration {runner.iter + 1}', _file_names(data_batch)
         if not self.every_n_train_iters(runner, self.interval):
@@ -69,13 +75,13 @@ class NonFiniteLossHook(Hook):
             terms = ', '.join(f'{name}={value}' for name, value in bad.items())
             rates = MessageHub.get_current_instance().log_scalars.get('train/lr')
             rate = f' (learning rate {rates.current():.3g})' if rates is not None else ''
-            raise FloatingPointError(f'loss is not finite {self._step}{rate}: {terms}. {self._advice()}')
+            raise NonFiniteError(f'loss is not finite {self._step}{rate}: {terms}. {self._advice()}')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Check the weights that are about to be saved.
 
         Raises:
-            FloatingPointError: If one is not finite.
+            NonFiniteError: If one is not finite.
         """
         bad = [
             name
@@ -84,7 +90,7 @@ class NonFiniteLossHook(Hook):
         ]
         if bad:
             more = f' and {len(bad) - 3} more tensors' if len(bad) > 3 else ''
-            raise FloatingPointError(
+            raise NonFiniteError(
                 f'weights are not finite {self._step}, and no checkpoint is written of them: {", ".join(bad[:3])}{more}. {self._advice()}'
             )
 

@@ -13,7 +13,10 @@ from mmengine.runner import Runner
 from mmengine.runner.loops import BaseLoop
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..checkpoint import CheckpointError, convert_from_reference, is_reference_state_dict, unwrap_checkpoint, weights_names
+from ..models import DynPerceiver, find_networks
 from ..registry import HOOKS
 from .checkpoint_file import checkpoint_name
 
@@ -55,7 +58,7 @@ class ReferenceCheckpointHook(Hook):
                 converted, source = state_dict, 'the weights of a bare network'
             else:
                 return
-        except ValueError as error:
+        except UserError as error:
             raise CheckpointError(f'{name}: {error}') from error
         model = _innermost(runner.model)
         prefix, network = _network_in(model, name)
@@ -92,15 +95,15 @@ def _innermost(model: nn.Module) -> nn.Module:
     return model
 
 
-def _network_in(model: nn.Module, checkpoint: str) -> tuple[str, Any]:
+def _network_in(model: nn.Module, checkpoint: str) -> tuple[str, DynPerceiver]:
     """Prefix of the one Dyn-Perceiver in a model, and the network."""
-    found = [(name, module) for name, module in model.named_modules() if hasattr(module, 'latent_branch')]
+    found = find_networks(model)
     if len(found) != 1:
         raise CheckpointError(
             f"{checkpoint} holds a Dyn-Perceiver's weights, but {type(model).__name__} has {len(found)} such networks and it must be one; "
             "for the CNN of a static trunk alone give the file as init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...)"
         )
-    ((name, network),) = found
+    ((name, network),) = found.items()
     return (f'{name}.' if name else ''), network
 
 

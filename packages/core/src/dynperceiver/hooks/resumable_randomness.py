@@ -12,8 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ..data import innermost_datasets
 from ..registry import HOOKS
-from .datasets import innermost_datasets
 
 __all__ = ['ResumableRandomnessHook', 'SeedSample']
 

@@ -9,28 +9,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..checkpoint import CheckpointError
-from ..data import SPLIT_SETTINGS, HeldOutPartMixin
+from ..data import SPLIT_SETTINGS, split_records
 from ..registry import HOOKS
 from .checkpoint_file import checkpoint_name
-from .datasets import innermost_datasets
 
-__all__ = ['SplitRecordHook', 'split_records']
+__all__ = ['SplitRecordHook']
 
 SAMPLES = ('num_samples', 'digest')
-
-
-def split_records(dataset: Any) -> list[dict[str, Any]]:
-    """What the parts of split data sets depend on; data sets that are taken as a whole are left out.
-
-    Args:
-        dataset: A data set, or a wrapper around some.
-
-    Returns:
-        For each part its ``part``, the settings in :data:`~dynperceiver.data.SPLIT_SETTINGS`, and ``num_samples`` and ``digest`` of the
-        samples of all parts.
-    """
-    inner = innermost_datasets(dataset)
-    return [part.split_record() for part in inner if isinstance(part, HeldOutPartMixin) and part.part != 'all']
 
 
 @HOOKS.register_module()

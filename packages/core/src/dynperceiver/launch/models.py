@@ -8,10 +8,11 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from dynperceiver_runtime import UserError
+
 from ..checkpoint import read_state_dict
-from ..inference.backends.torch_backend import network_with_exits
-from ..models import DynPerceiver
-from .options import UsageError
+from ..models import DynPerceiver, network_with_exits
+from .arguments import UsageError
 
 __all__ = ['load_backbone', 'load_network']
 
@@ -28,7 +29,7 @@ def _load(network: nn.Module, cfg: Config, checkpoint: str | Path) -> None:
     state_dict = read_state_dict(checkpoint)
     try:
         network.load_state_dict(state_dict)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, UserError) as error:  # torch's, of names and shapes, and that of another variant
         raise UsageError(f'{checkpoint} does not go with {cfg.filename}: {error}') from error
 
 
@@ -40,7 +41,7 @@ def load_network(cfg: Config, checkpoint: str | Path | None = None) -> tuple[nn.
         checkpoint: Checkpoint file of this config, or the authors' file of this network; every tensor must fit. Default: random weights.
 
     Raises:
-        BackendError: If the model holds no network with exits.
+        NetworkError: If the model holds no network with exits.
         CheckpointError: If the file is missing or cannot be read.
         UsageError: If the config has no model, or the checkpoint does not go with it.
     """

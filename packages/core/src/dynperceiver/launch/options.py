@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..hooks import innermost_datasets, read_exit_policy
+from dynperceiver_runtime import MissingFileError
 
-__all__ = ['UsageError', 'parse_test_args', 'parse_train_args', 'read_config', 'test_config', 'train_config']
+from ..data import innermost_datasets
+from ..hooks import read_exit_policy
+from .arguments import UsageError, tool_parser
+from .configs import checkpoint_config, let_no_workers_persist, merge_options, start_config
+from .tasks import all_tasks, draw_settings, task_of, task_of_hook
 
-
-class UsageError(ValueError):
-    """A command line that cannot be followed; the message says value, rule and remedy."""
-
-
-CFG_OPTIONS_HELP = (
-    'settings to override, as key=value: --cfg-options optim_wrapper.optimizer.lr=0.02 model.backbone.num_latents=64. Lists: key="[a,b]" '
-    'or key=a,b; nested: key="[(a,b),(c,d)]" (with the quotes, without blanks)'
-)
-
-# What mmdet's tools/test.py takes where a config has no test-time augmentation of its own. DetTTAModel and TestTimeAug are registered in
-# MMEngine's registries, not in mmdet's, so that they are found by their bare names from the scope mmdet, and not by mmdet's prefix.
-MMDET_TTA_MODEL = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
-MMDET_TTA_STEP = dict(
-    type='TestTimeAug',
-    transforms=[
-        [dict(type='mmdet.RandomFlip', prob=1.0), dict(type='mmdet.RandomFlip', prob=0.0)],
-        [
-            dict(
-                type='mmdet.PackDetInputs',
-                meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'),
-            )
-        ],
-    ],
-)
+__all__ = ['parse_test_args', 'parse_train_args', 'test_config', 'train_config']
 
 
 def _common(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file')
+    parser = tool_parser(description, config='config file')
     parser.add_argument('--work-dir', help='where logs and results go (default: work_dir of the config, or work_dirs/CONFIG_NAME)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help=CFG_OPTIONS_HELP)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='how the processes were started')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
     return parser
@@ -83,7 +60,7 @@ def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model and tta_pipeline of the config')
     dynamic = parser.add_argument_group(
         'dynamic inference',
-        'Samples really stop at the exit that is sure enough of them. Reports accuracy, share of every exit, GFLOPs and milliseconds per '
+        'Samples really stop at the exit that is sure enough of them. Reports accuracy, fraction per exit, GFLOPs and milliseconds per '
         "sample, all of this test, in place of the config's metrics. The batch size is that of the config; to measure latencies: "
         '--cfg-options test_dataloader.batch_size=1',
     )
@@ -95,44 +72,14 @@ def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_config(path: str | Path) -> Config:
-    """Read a config file.
-
-    Raises:
-        FileNotFoundError: If it, or one that it inherits from, is missing.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'config {path} is missing; the configs that come with the project are below configs/')
-    return Config.fromfile(path)
-
-
-def _start_config(args: argparse.Namespace) -> Config:
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = read_config(args.config)
-    cfg.launcher = args.launcher
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
-    return cfg
-
-
-def _let_no_workers_persist(cfg: Config) -> None:
-    """``num_workers=0``, as people set it to debug, goes with no ``persistent_workers``, which torch would refuse."""
-    for split in ('train', 'val', 'test'):
-        loader = cfg.get(f'{split}_dataloader') or {}
-        if loader.get('num_workers') == 0 and loader.get('persistent_workers'):
-            loader['persistent_workers'] = False
-
-
 def train_config(args: argparse.Namespace) -> Config:
     """Config of a training with the flags merged in; ``--cfg-options`` have the last word.
 
     Raises:
-        FileNotFoundError: If the config or the checkpoint to resume from is missing.
+        MissingFileError: If the config or the checkpoint to resume from is missing.
         UsageError: If a flag needs something that the config lacks.
     """
-    cfg = _start_config(args)
+    cfg = start_config(args.config, args.work_dir, args.launcher, args.local_rank)
     if args.seed is not None or args.diff_rank_seed or args.deterministic:
         randomness = dict(cfg.get('randomness') or {})
         if args.seed is not None:
@@ -146,11 +93,11 @@ def train_config(args: argparse.Namespace) -> Config:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.load_from and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'checkpoint {cfg.load_from} to resume from is missing; --resume without a file takes the newest in the work dir'
             )
-    cfg.merge_from_dict(args.cfg_options or {})
-    _let_no_workers_persist(cfg)
+    merge_options(cfg, args.cfg_options)
+    let_no_workers_persist(cfg)
     # What follows switches parts of the config on or off as a whole, whatever --cfg-options made of them.
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
@@ -174,40 +121,33 @@ def train_config(args: argparse.Namespace) -> Config:
 def _draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     hooks = cfg.setdefault('default_hooks', {})
     if hooks.get('visualization') is None:
-        if cfg.get('default_scope') != 'mmdet':
+        task = task_of(cfg)
+        if task is None or not task.draws_unasked:
+            known = '; '.join(f'for {one.name} dict(type={one.draw_hook!r})' for one in all_tasks() if not one.draws_unasked)
             raise UsageError(
-                '--show and --show-dir need a hook that draws, and the config has none; add default_hooks.visualization: for image '
-                "classification dict(type='dynperceiver_cls.DrawPredictionsHook'), for action recognition "
-                "dict(type='dynperceiver_action.DrawPredictionsHook')"
+                f'--show and --show-dir need a hook that draws, and the config has none; add default_hooks.visualization: {known}'
             )
-        hooks.visualization = dict(type='mmdet.DetVisualizationHook')
+        hooks.visualization = dict(type=task.draw_hook)
     hook = hooks.visualization
-    if hook.type.endswith('DetVisualizationHook'):
-        if args.interval != 1:
-            raise UsageError(f"--interval {args.interval}: MMDetection's DetVisualizationHook draws every image of a test; leave it out")
-        hook.draw, hook.test_out_dir = True, args.show_dir
-    else:
-        hook.enable, hook.out_dir = True, args.show_dir
-    hook.show, hook.wait_time, hook.interval = args.show, args.wait_time, args.interval
+    task = task_of_hook(hook.type)
+    settings = draw_settings if task is None else task.draw_settings
+    hook.update(settings(show=args.show, out_dir=args.show_dir, wait_time=args.wait_time, interval=args.interval))
 
 
 def _augment_test(cfg: Config) -> None:
-    """Wrap the model and replace the pipelines for test-time augmentation; for detection what the config lacks is MMDetection's default."""
+    """Wrap the model and replace the pipelines for test-time augmentation; what the config lacks is the task's default, if it has one."""
     missing = [name for name in ('tta_model', 'tta_pipeline') if name not in cfg]
-    if missing and cfg.get('default_scope') != 'mmdet':
+    task = task_of(cfg) if missing else None
+    defaults = None if task is None else task.tta
+    if missing and defaults is None:
         raise UsageError('--tta needs tta_model and tta_pipeline in the config; add both, or test without --tta')
     for dataset in innermost_datasets(cfg.test_dataloader.dataset):
-        if 'tta_pipeline' in missing:
-            if not dataset.pipeline or not dataset.pipeline[-1].type.endswith('PackDetInputs'):
-                raise UsageError('--tta flips before PackDetInputs, which does not end the test pipeline; add tta_pipeline to the config')
-            dataset.pipeline = [*dataset.pipeline[:-1], MMDET_TTA_STEP]
-        else:
-            dataset.pipeline = cfg.tta_pipeline
-    cfg.model = dict(MMDET_TTA_MODEL if 'tta_model' in missing else cfg.tta_model, module=cfg.model)
-    if missing:
-        defaults = {'tta_model': 'NMS at IoU 0.5, 100 boxes per image', 'tta_pipeline': 'each image as it is and flipped horizontally'}
-        chosen = '; '.join(f'{name}: {defaults[name]}' for name in missing)
-        print_log(f"--tta: the config lacks {' and '.join(missing)}, so MMDetection's defaults are used ({chosen})", logger='current')
+        dataset.pipeline = cfg.tta_pipeline if 'tta_pipeline' in cfg or defaults is None else defaults.pipeline(dataset.pipeline)
+    cfg.model = dict(cfg.tta_model if 'tta_model' in cfg or defaults is None else defaults.model, module=cfg.model)
+    if defaults is not None:
+        words = {'tta_model': defaults.model_in_words, 'tta_pipeline': defaults.pipeline_in_words}
+        chosen = '; '.join(f'{name}: {words[name]}' for name in missing)
+        print_log(f"--tta: the config lacks {' and '.join(missing)}, so {defaults.source}'s defaults are used ({chosen})", logger='current')
 
 
 def _check_exit_policy(args: argparse.Namespace) -> None:
@@ -231,10 +171,11 @@ def _check_exit_policy(args: argparse.Namespace) -> None:
 
 def _test_dynamically(cfg: Config, args: argparse.Namespace) -> None:
     """Exchange the metrics, which need the scores of all exits, and add the hook that has samples leave."""
-    if cfg.get('default_scope') == 'mmdet' or str((cfg.get('model') or {}).get('type')).startswith('mmdet.'):
+    task = task_of(cfg)
+    if task is not None and not task.has_exits:
         raise UsageError(
-            f"--exit-policy {args.exit_policy}: detectors run the whole network, and have no exits to leave at; it is for image "
-            'classification and action recognition'
+            f'--exit-policy {args.exit_policy}: {task.models} run the whole network, and have no exits to leave at; it is for '
+            f'{" and ".join(one.name for one in all_tasks() if one.has_exits)}'
         )
     hook = dict(
         type='dynperceiver.ExitPolicyHook',
@@ -251,7 +192,7 @@ def test_config(args: argparse.Namespace) -> Config:
 
     Raises:
         CheckpointError: If the policy cannot be read.
-        FileNotFoundError: If the config or the checkpoint is missing.
+        MissingFileError: If the config or the checkpoint is missing.
         UsageError: If a flag needs something that the config lacks, or a value is out of its rule.
     """
     if args.interval < 1:
@@ -259,23 +200,19 @@ def test_config(args: argparse.Namespace) -> Config:
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         raise UsageError(f'--out {args.out}: predictions are kept in a pickle file, its name must end in .pkl or .pickle')
     _check_exit_policy(args)
-    cfg = _start_config(args)
-    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
-        raise FileNotFoundError(f'checkpoint {args.checkpoint} is missing; train one with tools/train.py {args.config}')
-    cfg.load_from = args.checkpoint
+    cfg = checkpoint_config(args.config, args.checkpoint, work_dir=args.work_dir, launcher=args.launcher, local_rank=args.local_rank)
     if args.show or args.show_dir:
         _draw_predictions(cfg, args)
-    cfg.merge_from_dict(args.cfg_options or {})
-    _let_no_workers_persist(cfg)
+    merge_options(cfg, args.cfg_options)
+    let_no_workers_persist(cfg)
     # What follows wraps parts of the config, with what --cfg-options made of them inside.
     if args.tta:
         _augment_test(cfg)
     if args.exit_policy is not None:
         _test_dynamically(cfg, args)
     if args.out is not None:
-        metric = dict(
-            type='mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'mmengine.DumpResults', out_file_path=args.out
-        )
+        task = task_of(cfg)
+        metric = dict(type='mmengine.DumpResults' if task is None else task.dump_metric, out_file_path=args.out)
         evaluator = cfg.test_evaluator
         cfg.test_evaluator = [*evaluator, metric] if isinstance(evaluator, list | tuple) else [evaluator, metric]
     return cfg

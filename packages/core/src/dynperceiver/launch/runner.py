@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-
 import torch
 import torch.distributed as torch_dist
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..data import BadSampleError, DatasetError
-from ..hooks import CheckpointError, CheckpointFileHook, SplitRecordHook
-from ..inference import BackendError, PolicyError
-from .options import UsageError
+from ..hooks import CheckpointFileHook, SplitRecordHook
 
-__all__ = ['build_runner', 'prepare_cpu_processes', 'run_tool']
+__all__ = ['build_runner', 'leave_config_unformatted', 'prepare_cpu_processes']
 
 
 def prepare_cpu_processes(cfg: Config) -> None:
@@ -38,35 +32,28 @@ def prepare_cpu_processes(cfg: Config) -> None:
         torch_dist.init_process_group('gloo')
 
 
+def leave_config_unformatted(cfg: Config) -> None:
+    """Have MMEngine write a config as it prints it, one setting per line, instead of passing the text through yapf.
+
+    A run writes its config into its work dir, its logs, TensorBoard and every checkpoint. yapf takes two seconds of CPU time for each, more
+    than a short training; the text means the same without it. Copies of the config are left unformatted, too.
+
+    Args:
+        cfg: The config of a run. MMEngine 0.10.7 takes ``format_python_code`` in ``Config.fromfile`` but keeps it for configs with
+            ``read_base()`` alone, hence the attribute.
+    """
+    object.__setattr__(cfg, '_format_python_code', False)
+
+
 def build_runner(cfg: Config) -> Runner:
     """Runner of a config, of the config's own ``runner_type`` where it names one; it names the checkpoint file that it cannot load.
 
     What a checkpoint needs to be calibrated is kept in it; see :class:`~dynperceiver.hooks.SplitRecordHook`.
     """
+    leave_config_unformatted(cfg)
     prepare_cpu_processes(cfg)
     runner: Runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for kind in (CheckpointFileHook, SplitRecordHook):
         if not any(isinstance(hook, kind) for hook in runner.hooks):
             runner.register_hook(kind())
     return runner
-
-
-def run_tool(main: Callable[[], None], *expected: type[Exception]) -> None:
-    """Run a tool's main function; what its user can put right ends it with the message alone, since no traceback would say more.
-
-    That is a missing file, one that must not be overwritten, a checkpoint, an exit policy or data that cannot be used, and a command line
-    that cannot be followed.
-
-    Args:
-        main: The tool.
-        expected: Further exceptions of this kind.
-    """
-    data: tuple[type[Exception], ...] = (DatasetError, BadSampleError)
-    files: tuple[type[Exception], ...] = (FileNotFoundError, FileExistsError, CheckpointError, PolicyError, BackendError)
-    caught: tuple[type[Exception], ...] = (*files, UsageError, *data, *expected)
-    try:
-        main()
-    except caught as error:
-        # What a DataLoader's worker raised comes with the worker's traceback, whose last line begins with the error's name.
-        text = str(error)
-        sys.exit(f'error: {text.rpartition(f"{type(error).__name__}: ")[2] if isinstance(error, data) else text}')

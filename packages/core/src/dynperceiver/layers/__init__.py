@@ -1,6 +1,7 @@
 """Building blocks: attention, latent code, fusion of the two branches, temporal shift."""
 
 from .attention import Attention, AttentionMlp, CrossAttentionLayer, SelfAttentionLayer
+from .copies import copy_without_hooks, share_hooks, without_global_hooks
 from .drop_path import DropPath
 from .fusion import FeatureToLatent, LatentToFeature, tokens_from_map
 from .latent import ChannelExpander, TokenMixer, self_attention_stack
@@ -22,7 +23,10 @@ __all__ = [
     'TemporalShift',
     'TokenMixer',
     'call_with_cp',
+    'copy_without_hooks',
     'self_attention_stack',
     'set_with_cp',
+    'share_hooks',
     'tokens_from_map',
+    'without_global_hooks',
 ]

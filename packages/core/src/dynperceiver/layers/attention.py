@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
+from dynperceiver_runtime import UserError
+
 __all__ = ['Attention', 'AttentionMlp', 'CrossAttentionLayer', 'SelfAttentionLayer']
 
 
@@ -25,7 +27,7 @@ class Attention(nn.Module):
             keys, so that attention knows where a key comes from.
 
     Raises:
-        ValueError: If ``num_heads`` does not divide ``qk_channels``.
+        UserError: If ``num_heads`` does not divide ``qk_channels``.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class Attention(nn.Module):
         super().__init__()
         qk_channels = qk_channels or query_channels
         if qk_channels % num_heads:
-            raise ValueError(
+            raise UserError(
                 f'{qk_channels} attention channels cannot be split over {num_heads} heads; choose a width whose channels are a multiple of '
                 f'{num_heads}'
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 __all__ = ['DropPath']
 
 
@@ -14,13 +16,13 @@ class DropPath(nn.Module):
         drop_prob: Probability, at least 0 and below 1.
 
     Raises:
-        ValueError: If ``drop_prob`` is outside.
+        UserError: If ``drop_prob`` is outside.
     """
 
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
         if not 0 <= drop_prob < 1:
-            raise ValueError(f'drop_prob={drop_prob}: a probability of at least 0 and below 1 is needed')
+            raise UserError(f'drop_prob={drop_prob}: a probability of at least 0 and below 1 is needed')
         self.drop_prob = drop_prob
 
     def forward(self, residual: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from .attention import CrossAttentionLayer
 
 __all__ = ['FeatureToLatent', 'LatentToFeature', 'tokens_from_map']
@@ -71,13 +73,13 @@ class LatentToFeature(nn.Module):
         latent_channels: Channels of the latent code.
 
     Raises:
-        ValueError: If the feature map has fewer than 8 channels.
+        UserError: If the feature map has fewer than 8 channels.
     """
 
     def __init__(self, feature_channels: int, latent_channels: int) -> None:
         super().__init__()
         if feature_channels < 8:
-            raise ValueError(
+            raise UserError(
                 f'a feature map of {feature_channels} channels is too narrow for latent-to-feature attention, which uses an eighth of '
                 'them; choose a width that gives at least 8 channels'
             )

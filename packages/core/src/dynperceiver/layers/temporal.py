@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 __all__ = ['TemporalShift']
+
+# The frames that stay of a clip, and zeros for the one that has gone (S clips, T frames, C, H, W; padding is listed from the last axis).
+_ONE_EARLIER = (slice(1, None), (0, 0, 0, 0, 0, 0, 0, 1))
+_ONE_LATER = (slice(None, -1), (0, 0, 0, 0, 0, 0, 1, 0))
 
 
 class TemporalShift(nn.Module):
@@ -22,15 +28,15 @@ class TemporalShift(nn.Module):
             ever sees its past, as online use needs.
 
     Raises:
-        ValueError: If ``num_frames`` or ``fold_div`` is too small.
+        UserError: If ``num_frames`` or ``fold_div`` is too small.
     """
 
     def __init__(self, num_frames: int, fold_div: int = 8, bidirectional: bool = True) -> None:
         super().__init__()
         if num_frames < 1:
-            raise ValueError(f'num_frames={num_frames}: a clip has at least one frame; pass the number that is sampled from a video')
+            raise UserError(f'num_frames={num_frames}: a clip has at least one frame; pass the number that is sampled from a video')
         if fold_div < 2:
-            raise ValueError(f'fold_div={fold_div}: at most half of the channels can move each way; pass 2 or more (TSM uses 8)')
+            raise UserError(f'fold_div={fold_div}: at most half of the channels can move each way; pass 2 or more (TSM uses 8)')
         self.num_frames = num_frames
         self.fold_div = fold_div
         self.bidirectional = bidirectional
@@ -39,38 +45,27 @@ class TemporalShift(nn.Module):
         """Shift a map (B, C, H, W), keeping its memory format.
 
         Raises:
-            ValueError: If B is not a multiple of ``num_frames``.
+            UserError: If B is not a multiple of ``num_frames``.
         """
         rows, channels = feature_BCHW.shape[:2]
         if rows % self.num_frames:
-            raise ValueError(
+            raise UserError(
                 f'{rows} frames are no whole number of clips of {self.num_frames} frames; sample {self.num_frames} frames per clip or '
                 'build the model with the number of frames that the pipeline gives'
             )
         fold = channels // self.fold_div
-        source = torch.unflatten(feature_BCHW, 0, (-1, self.num_frames))
-        if torch.compiler.is_exporting():
-            return self._join_slices(source, fold).flatten(0, 1)
-        output_BCHW = feature_BCHW.clone()
-        target = torch.unflatten(output_BCHW, 0, (-1, self.num_frames))
-        first = 0
-        if self.bidirectional:
-            target[:, :-1, :fold] = source[:, 1:, :fold]
-            target[:, -1, :fold] = 0
-            first = fold
-        target[:, 1:, first : first + fold] = source[:, :-1, first : first + fold]
-        target[:, 0, first : first + fold] = 0
-        return output_BCHW
-
-    def _join_slices(self, source_STCHW: Tensor, fold: int) -> Tensor:
-        """The shift without writing in place, which graphs have no operator for but scattering."""
         if not fold:
-            return source_STCHW
-        last, first = (0, 0, 0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 0, 0, 1, 0)
-        parts = [F.pad(source_STCHW[:, 1:, :fold], last)] if self.bidirectional else []
-        moved = fold * len(parts)
-        parts += [F.pad(source_STCHW[:, :-1, moved : moved + fold], first), source_STCHW[:, :, moved + fold :]]
-        return torch.cat(parts, 2)
+            return feature_BCHW
+        # Split, pad and join, nothing written in place: a copy each way in training, and operators that exported graphs have.
+        moves = [_ONE_EARLIER, _ONE_LATER] if self.bidirectional else [_ONE_LATER]
+        *parts, rest_BCHW = feature_BCHW.split([fold] * len(moves) + [channels - fold * len(moves)], 1)
+        moved = [self._move(part, *move) for part, move in zip(parts, moves, strict=True)]
+        if not feature_BCHW.is_contiguous() and feature_BCHW.is_contiguous(memory_format=torch.channels_last):
+            moved = [part.contiguous(memory_format=torch.channels_last) for part in moved]
+        return torch.cat([*moved, rest_BCHW] if rest_BCHW.shape[1] else moved, 1)
+
+    def _move(self, part_BCHW: Tensor, frames: slice, padding: tuple[int, ...]) -> Tensor:
+        return F.pad(part_BCHW.unflatten(0, (-1, self.num_frames))[:, frames], padding).flatten(0, 1)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""

@@ -13,6 +13,8 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
+from dynperceiver_runtime import UserError
+
 __all__ = ['ExitFiguresMetric', 'ExitScoresMetric', 'check_scores', 'exit_table', 'matrix_table']
 
 
@@ -25,7 +27,7 @@ def check_scores(scores_SEK: np.ndarray, labels_S: np.ndarray, quantity: str) ->
         quantity: What is to be measured, with its article, for the message.
 
     Raises:
-        ValueError: If there is no sample, a score is not finite, or a label is no class number.
+        UserError: If there is no sample, a score is not finite, or a label is no class number.
     """
     _check_any(len(labels_S), quantity)
     _check_samples(labels_S, _finite(scores_SEK), scores_SEK.shape[2])
@@ -33,17 +35,17 @@ def check_scores(scores_SEK: np.ndarray, labels_S: np.ndarray, quantity: str) ->
 
 def _check_any(num_samples: int, quantity: str) -> None:
     if not num_samples:
-        raise ValueError(f'there are no samples to measure {quantity} on; the test set is empty, check its annotation file')
+        raise UserError(f'there are no samples to measure {quantity} on; the test set is empty, check its annotation file')
 
 
 def _check_samples(labels_S: np.ndarray, finite_S: np.ndarray, num_classes: int) -> None:
     if labels_S.min() < 0 or labels_S.max() >= num_classes:
-        raise ValueError(
+        raise UserError(
             f'labels run from {labels_S.min()} to {labels_S.max()}, but the model has {num_classes} classes; set num_classes, or correct '
             'the labels'
         )
     if not finite_S.all():
-        raise ValueError(
+        raise UserError(
             f'{int((~finite_S).sum())} of {len(finite_S)} samples have scores that are not finite; the weights have diverged, use an '
             'earlier checkpoint'
         )
@@ -51,7 +53,7 @@ def _check_samples(labels_S: np.ndarray, finite_S: np.ndarray, num_classes: int)
 
 def _check_shapes(shapes: set[tuple[int, ...]]) -> None:
     if len(shapes) > 1:
-        raise ValueError(
+        raise UserError(
             f'exit_scores have several shapes (exits, classes): {", ".join(map(str, sorted(shapes)))}; a metric compares samples of one '
             'model, evaluate every model on its own'
         )
@@ -102,17 +104,17 @@ class ExitScoresMetric(BaseMetric):
         """Keep what is needed of every sample of a batch.
 
         Raises:
-            ValueError: If a sample has no scores per exit, or no label, or the scores differ in shape.
+            UserError: If a sample has no scores per exit, or no label, or the scores differ in shape.
         """
         scores, labels = [], []
         for sample in data_samples:
             if 'exit_scores' not in sample:
-                raise ValueError(
+                raise UserError(
                     f'a data sample has no exit_scores, but only {", ".join(sample)}; {type(self).__name__} needs a model with early '
                     "exits, use the task's own accuracy metric for others"
                 )
             if 'gt_label' not in sample:
-                raise ValueError(
+                raise UserError(
                     f'a data sample has no gt_label, but only {", ".join(sample)}; {type(self).__name__} needs a labelled data set, choose '
                     'another split, or check the annotation file'
                 )
@@ -162,7 +164,7 @@ class ExitFiguresMetric(ExitScoresMetric):
         """Metrics over all samples; also logs them as a table.
 
         Raises:
-            ValueError: If there is no sample, a score is not finite, a label is no class number, or the scores differ in shape.
+            UserError: If there is no sample, a score is not finite, a label is no class number, or the scores differ in shape.
         """
         _check_any(len(results), self.quantity)
         _check_shapes({tuple(record['shape'].tolist()) for record in results})

@@ -1,4 +1,4 @@
-"""What dynamic inference gives and costs: accuracy, share of every exit, GFLOPs and milliseconds.
+"""What dynamic inference gives and costs: accuracy, fraction of every exit, GFLOPs and milliseconds.
 
 Shape suffixes: S samples, E exits, K classes; a sample is an image, or all views of a video.
 """
@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from mmengine.logging import print_log
+
+from dynperceiver_runtime import UserError
 
 from ..registry import METRICS
 from .collection import ExitScoresMetric, check_scores
@@ -43,12 +45,13 @@ class TimedRun(Protocol):
 
 @METRICS.register_module()
 class DynamicAccuracy(ExitScoresMetric):
-    """Accuracy, shares, cost and time of a test with an exit policy, all of that test itself.
+    """Accuracy, fractions, cost and time of a test with an exit policy, all of that test itself.
 
-    Accuracies and shares are in [0, 1]: ``dynamic/top1`` .. over all samples, ``dynamic/exit1_share`` .., and ``dynamic/exit1_top1`` ..
-    over the samples that left there (absent where none did). ``dynamic/mean_gflops`` is the exits' cost weighted with their shares.
-    ``dynamic/mean_ms``, ``dynamic/median_ms`` and ``dynamic/p95_ms`` are over samples, of each the time of its batch over the samples in
-    it: percentiles are latencies at ``dynamic/batch_size`` 1 alone. Cost and times need
+    Accuracies and fractions are in [0, 1]: ``dynamic/top1`` .. over all samples, ``dynamic/exit1_fraction`` .. of the samples that leave at
+    each exit, and ``dynamic/exit1_top1`` .. over those (absent where none did).
+    ``dynamic/mean_gflops`` is the exits' cost weighted with their fractions. ``dynamic/mean_ms``, ``dynamic/median_ms``
+    and ``dynamic/p95_ms`` are over samples, of each the time of its batch over the samples in it: percentiles are latencies at
+    ``dynamic/batch_size`` 1 alone. Cost and times need
     :class:`~dynperceiver.hooks.ExitPolicyHook`, which sets :attr:`run`.
 
     The model's data samples carry ``pred_score`` (K,), ``exit_index`` and ``gt_label``.
@@ -73,11 +76,11 @@ class DynamicAccuracy(ExitScoresMetric):
         """Keep what is needed of every sample of a batch.
 
         Raises:
-            ValueError: If a sample did not leave at an exit, or has no label.
+            UserError: If a sample did not leave at an exit, or has no label.
         """
         for sample in data_samples:
             if 'exit_index' not in sample:
-                raise ValueError(
+                raise UserError(
                     f'a data sample has no exit_index, but only {", ".join(sample)}; {type(self).__name__} needs dynamic inference: test '
                     'with --exit-policy, or use MultiExitAccuracy for a model that gives the scores of all exits'
                 )
@@ -87,7 +90,7 @@ class DynamicAccuracy(ExitScoresMetric):
         """Add rank of the label, exit and time of each sample to ``results``.
 
         Raises:
-            ValueError: If a score is not finite, or a label is no class number.
+            UserError: If a score is not finite, or a label is no class number.
         """
         check_scores(scores_SEK, labels_S, 'an accuracy')
         records_S = np.empty(len(labels_S), RECORD)
@@ -101,21 +104,21 @@ class DynamicAccuracy(ExitScoresMetric):
         """Metrics over all samples; also logs them as a table.
 
         Raises:
-            ValueError: If there is no sample.
+            UserError: If there is no sample.
         """
         if not results:
-            raise ValueError('there are no samples to measure dynamic inference on; the test set is empty, check its annotation file')
+            raise UserError('there are no samples to measure dynamic inference on; the test set is empty, check its annotation file')
         records_S = np.array(results, RECORD)
         costs = () if self.run is None else self.run.cost_gflops
         counts_E = np.bincount(records_S['exit'], minlength=len(costs))
-        shares_E = counts_E / len(records_S)
+        fractions_E = counts_E / len(records_S)
         metrics = {f'top{k}': float((records_S['rank'] < k).mean()) for k in self.topk}
         for number, count in enumerate(counts_E, 1):
-            metrics[f'exit{number}_share'] = float(shares_E[number - 1])
+            metrics[f'exit{number}_fraction'] = float(fractions_E[number - 1])
             if count:
                 metrics[f'exit{number}_top1'] = float((records_S['rank'][records_S['exit'] == number - 1] == 0).mean())
         if self.run is not None:
-            metrics['mean_gflops'] = float(shares_E @ np.asarray(costs))
+            metrics['mean_gflops'] = float(fractions_E @ np.asarray(costs))
             metrics['mean_ms'] = float(records_S['ms'].mean())
             metrics['median_ms'], metrics['p95_ms'] = np.percentile(records_S['ms'], (50, 95)).tolist()
             metrics['batch_size'] = float(records_S['batch_size'].max())  # MMEngine's log files leave whole numbers out
@@ -138,8 +141,9 @@ def _report(metrics: Mapping[str, float], accuracy: float, num_samples: int, num
     expected = {} if run is None else run.expected
     costs = () if run is None else run.cost_gflops
     exits = range(num_exits)
+    hoped_E = expected.get('exit_fractions')
     rows = [
-        (str(k + 1), metrics[f'exit{k + 1}_share'], _number(expected.get('exit_shares'), k), _number(metrics, f'exit{k + 1}_top1'), cost)
+        (str(k + 1), metrics[f'exit{k + 1}_fraction'], _number(hoped_E, k), _number(metrics, f'exit{k + 1}_top1'), cost)
         for k, cost in zip(exits, costs or [float('nan')] * num_exits, strict=True)
     ]
     nan = float('nan')
@@ -150,20 +154,20 @@ def _report(metrics: Mapping[str, float], accuracy: float, num_samples: int, num
     place = f' ({run.backend_name}, batch size {metrics["batch_size"]:g})' if run is not None else ''
     lines = [
         f'dynamic inference on {num_samples} samples{place}',
-        f'{"exit":>8}  {"share":>10}' + (f'  {"expected":>10}' if expected else '') + f'  {"accuracy":>10}  {"GFLOPs":>10}',
+        f'{"exit":>8}  {"fraction":>10}' + (f'  {"expected":>10}' if expected else '') + f'  {"accuracy":>10}  {"GFLOPs":>10}',
     ]
-    for name, share, hoped, right, cost in rows:
-        cells = [_percent(share), *([_percent(hoped)] if expected else []), _percent(right), '-' if np.isnan(cost) else f'{cost:.4g}']
+    for name, fraction, hoped, right, cost in rows:
+        cells = [_percent(fraction), *([_percent(hoped)] if expected else []), _percent(right), '-' if np.isnan(cost) else f'{cost:.4g}']
         lines.append(f'{name:>8}  ' + '  '.join(f'{cell:>10}' for cell in cells))
     if expected:
         lines.append("expected: what the policy's record says of its held-out samples; no exits: the same of the whole network")
     if run is not None:
         lines.append(
             f'ms per sample: mean {metrics["mean_ms"]:.4g}, median {metrics["median_ms"]:.4g}, 95th percentile {metrics["p95_ms"]:.4g}'
-            + ('' if metrics['batch_size'] == 1 else ' (shares of whole batches; for latencies, test_dataloader.batch_size=1)')
+            + ('' if metrics['batch_size'] == 1 else ' (parts of whole batches; for latencies, test_dataloader.batch_size=1)')
         )
     return '\n'.join(lines)
 
 
-def _percent(share: float) -> str:
-    return '-' if np.isnan(share) else f'{100 * share:.2f}%'
+def _percent(fraction: float) -> str:
+    return '-' if np.isnan(fraction) else f'{100 * fraction:.2f}%'

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
+
 from ..registry import METRICS
 from .collection import ExitFiguresMetric, check_scores, exit_table
 
@@ -51,7 +53,7 @@ def exit_calibrations(scores_SEK: np.ndarray, labels_S: np.ndarray, num_bins: in
         squared distance of the probabilities from the label's one-hot vector, in [0, 2].
 
     Raises:
-        ValueError: If there is no sample, a score is not finite, a label is no class number, or ``scores='prob'`` and rows are no
+        UserError: If there is no sample, a score is not finite, a label is no class number, or ``scores='prob'`` and rows are no
             probabilities.
     """
     check_scores(scores_SEK, labels_S, 'a calibration')
@@ -89,7 +91,7 @@ def _check_probabilities(lowest_SE: np.ndarray, highest_SE: np.ndarray, total_SE
     bad_SE = (lowest_SE < 0) | (np.abs(total_SE - 1) > SUM_TOLERANCE)
     if bad_SE.any():
         first, number = np.argwhere(bad_SE)[0]
-        raise ValueError(
+        raise UserError(
             f'exit_scores are no probabilities in {int(bad_SE.any(1).sum())} of {len(bad_SE)} samples: at sample {first}, exit '
             f'{number + 1} they run from {lowest_SE[first, number]:.4g} to {highest_SE[first, number]:.4g} and sum up to '
             f"{total_SE[first, number]:.4g}; probabilities are at least 0 and sum up to 1; where the model's exit_scores are logits, "
@@ -123,7 +125,7 @@ class ExitCalibration(ExitFiguresMetric):
         prefix: Prefix of the names; default ``calibration``.
 
     Raises:
-        ValueError: If ``num_bins`` is less than 1, or ``scores`` neither of the two.
+        UserError: If ``num_bins`` is less than 1, or ``scores`` neither of the two.
     """
 
     default_prefix = 'calibration'
@@ -131,9 +133,9 @@ class ExitCalibration(ExitFiguresMetric):
 
     def __init__(self, num_bins: int = 15, scores: str = 'prob', collect_device: str = 'cpu', prefix: str | None = None) -> None:
         if num_bins < 1:
-            raise ValueError(f'num_bins={num_bins}: confidences are sorted into 1 or more bins; 15 is usual')
+            raise UserError(f'num_bins={num_bins}: confidences are sorted into 1 or more bins; 15 is usual')
         if scores not in ('prob', 'logit'):
-            raise ValueError(f"scores={scores!r}: choose 'prob' (exit_scores are probabilities) or 'logit' (a softmax is taken first)")
+            raise UserError(f"scores={scores!r}: choose 'prob' (exit_scores are probabilities) or 'logit' (a softmax is taken first)")
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.num_bins = num_bins
         self.scores = scores

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dynperceiver_runtime import UserError
+
 from ..feature_branches import build_feature_branch
 from ..layers import set_with_cp
 from ..registry import MODELS
@@ -18,10 +20,10 @@ BASE_DEPTHS = (3, 3, 9, 3)
 
 def _depths(depth_factors: Sequence[float]) -> tuple[int, ...]:
     if isinstance(depth_factors, str | bytes) or not isinstance(depth_factors, Sequence) or len(depth_factors) != 4:
-        raise ValueError(f'depth_factors={depth_factors!r}: one factor for each of the four stages is needed, for example (1, 1, 1, 2)')
+        raise UserError(f'depth_factors={depth_factors!r}: one factor for each of the four stages is needed, for example (1, 1, 1, 2)')
     depths = tuple(base * factor for base, factor in zip(BASE_DEPTHS, depth_factors, strict=True))
     if any(depth < 1 or depth != int(depth) for depth in depths):
-        raise ValueError(
+        raise UserError(
             f'depth_factors={tuple(depth_factors)} gives {depths} self-attention layers; each factor times {BASE_DEPTHS} must be a whole '
             'number of at least 1, for example (1, 1, 1, 2)'
         )
@@ -33,7 +35,7 @@ def _last_writing_stage(num_stages: int, z2x: bool, last_z2x: bool) -> int:
     if num_stages == 4 and last_z2x:
         return 4
     if not z2x:
-        raise ValueError(
+        raise UserError(
             f'z2x={z2x}, last_z2x={last_z2x}, num_stages={num_stages} without exits: the latent code reaches none of the feature maps; '
             'switch z2x or (with 4 stages) last_z2x on, or take the feature branch alone (dynperceiver.build_feature_branch)'
         )
@@ -42,20 +44,20 @@ def _last_writing_stage(num_stages: int, z2x: bool, last_z2x: bool) -> int:
 
 def _check_numbers(num_latents: int, num_classes: int | None, num_frames: int, num_stages: int, early_exits: str) -> None:
     if num_latents < 8 or num_latents % 8:
-        raise ValueError(
+        raise UserError(
             f'num_latents={num_latents} is not divisible by 8: three token mixers halve the tokens; choose a positive multiple of 8, for '
             'example 32, 64, 128, 192, 256 or 512'
         )
     if num_classes is not None and num_classes < 1:
-        raise ValueError(f'num_classes={num_classes}: pass the number of classes, or None for a backbone without exits')
+        raise UserError(f'num_classes={num_classes}: pass the number of classes, or None for a backbone without exits')
     if num_frames < 1:
-        raise ValueError(f'num_frames={num_frames}: a clip has at least one frame; pass 1 for images')
+        raise UserError(f'num_frames={num_frames}: a clip has at least one frame; pass 1 for images')
     if not 1 <= num_stages <= 4 or (num_classes is not None and num_stages < 4):
-        raise ValueError(
+        raise UserError(
             f'num_stages={num_stages} with num_classes={num_classes}: 4 stages with exits, 1 to 4 in a backbone (num_classes=None)'
         )
     if early_exits not in EARLY_EXITS:
-        raise ValueError(
+        raise UserError(
             f'early_exits={early_exits!r}: choose the branch of exits 1 and 2, {" or ".join(map(repr, EARLY_EXITS))}; to train without '
             'early exits, set exit_weights=(0, 0, 0, 1), distill_weight=0 in the loss and fkt=False here'
         )
@@ -109,7 +111,7 @@ def build_model(
             pooled x_2 and x_3.
 
     Raises:
-        ValueError: For an unknown name or a number outside its rule; the message says the remedy.
+        UserError: For an unknown name or a number outside its rule; the message says the remedy.
     """
     _check_numbers(num_latents, num_classes, num_frames, num_stages, early_exits)
     latent_stages = 4 if num_classes is not None else _last_writing_stage(num_stages, z2x, last_z2x)

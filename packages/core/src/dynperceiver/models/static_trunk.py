@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..feature_branches import FeatureBranch, build_feature_branch
 from ..registry import MODELS
 from .exits import FeatureExit, init_classifiers
@@ -57,10 +59,10 @@ def build_static_trunk(
         drop_path: Largest stochastic-depth rate of the CNN.
 
     Raises:
-        ValueError: For an unknown name or a number outside its rule; the message says the remedy.
+        UserError: For an unknown name or a number outside its rule; the message says the remedy.
     """
     if num_classes < 1:
-        raise ValueError(f'num_classes={num_classes}: pass the number of classes, at least 1')
+        raise UserError(f'num_classes={num_classes}: pass the number of classes, at least 1')
     branch = build_feature_branch(feature_branch, width=width, drop_path=drop_path)
     exit_head = FeatureExit(branch.channels[4], num_classes, branch.head_channels, dropout)
     init_classifiers(exit_head)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from torch import nn
+
+from dynperceiver_runtime import UserError
 
 from ..structures import CLASSES_KEYS, PARTS
 
@@ -19,7 +22,7 @@ def _listing(names: Iterable[str], limit: int = 8) -> str:
     return ', '.join(names[:limit]) + more
 
 
-def unused_prefixes(model: nn.Module) -> tuple[str, ...]:
+def unused_prefixes(model: Any) -> tuple[str, ...]:
     """What a complete checkpoint of this variant has and a backbone leaves out, because none of its maps depends on it.
 
     Args:
@@ -30,14 +33,8 @@ def unused_prefixes(model: nn.Module) -> tuple[str, ...]:
     """
     if model.exits is not None:
         return ()
-    cnn_stages, latent_stages = model.feature_branch.num_stages, model.latent_branch.num_stages
-    parts = ('x2z', 'blocks', 'mixers', 'expanders', 'z2x')
-    return (
-        'exits.',
-        *(f'feature_branch.stages.{i}.' for i in range(cnn_stages, 4)),
-        *(f'latent_branch.{part}.{i}.' for part in parts for i in range(latent_stages, 4)),
-        *(('latent_branch.last_z2x.',) if cnn_stages < 4 else ()),
-    )
+    steps = chain.from_iterable(parts.steps for parts in model.segment_parts)
+    return ('exits.', *(f'{name}.' for step in steps if not model.builds(step) for name in step.modules))
 
 
 def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = '') -> None:
@@ -53,13 +50,13 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
         prefix: Prefix of the model's keys in it.
 
     Raises:
-        ValueError: If keys or shapes differ; the message names them and says what to do.
+        UserError: If keys or shapes differ; the message names them and says what to do.
     """
     given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
     given = {key: value for key, value in given.items() if key.startswith(PARTS)}
     if not given:
         names = ', '.join(prefix + part for part in PARTS)
-        raise ValueError(
+        raise UserError(
             f'the checkpoint holds no weights of this network: no key begins with {names}. Rule: nothing may stay random unnoticed. '
             "Remedy: use a checkpoint of this config; to start from an image checkpoint, ours or the authors', give it as "
             "init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...)."
@@ -102,4 +99,4 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
         if only_heads
         else 'feature_branch, width, num_latents, depth_factors and the ablation switches must be equal'
     )
-    raise ValueError(f'the checkpoint is of another variant than the model: {"; ".join(facts)}. Rule: {rule}. Remedy: {remedy}.')
+    raise UserError(f'the checkpoint is of another variant than the model: {"; ".join(facts)}. Rule: {rule}. Remedy: {remedy}.')

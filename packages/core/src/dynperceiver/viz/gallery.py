@@ -5,17 +5,20 @@ Shape suffixes: E exits, H/W image, C = 3 colours (RGB).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from .answers import ExitAnswers, sample_image
+from dynperceiver_runtime import UserError
+
+from ..metrics import ExitAnswers
 from .files import load_pyplot, save_figure
 
-__all__ = ['Card', 'CardGroup', 'choose_groups', 'draw_gallery', 'leaving_shares', 'make_card']
+__all__ = ['Card', 'CardGroup', 'choose_groups', 'draw_gallery', 'leaving_fractions', 'make_card', 'sample_image']
 
 RIGHT, WRONG, UNKNOWN = '#14803c', '#c0262d', '0.25'
 NAME_LENGTH = 15
@@ -122,16 +125,16 @@ def choose_groups(
         threshold: Confidence that lets a sample leave.
 
     Raises:
-        ValueError: If there is no easy or no hard sample, or ``num`` is less than 1.
+        UserError: If there is no easy or no hard sample, or ``num`` is less than 1.
     """
     if num < 1:
-        raise ValueError(f'num={num}: show 1 or more images per group')
+        raise UserError(f'num={num}: show 1 or more images per group')
     total, num_exits = answers.right_SE.shape
     easy, hard, gaining = answers.easy(), answers.hard(), answers.gaining()
     for number, rows in ((1, easy), (num_exits, gaining)):
         if not len(rows):
             kind = 'easy' if number == 1 else 'hard'
-            raise ValueError(
+            raise UserError(
                 f'exit {number} is right on none of the {total} images, so there is no {kind} one to show; check that the checkpoint is '
                 'trained and that its labels are those of this data set, or use a larger data set'
             )
@@ -152,12 +155,12 @@ def choose_groups(
     return CardGroup('Easy: exit 1 is right', easy_note, cards(easy)), hard_group
 
 
-def leaving_shares(answers: ExitAnswers, threshold: float) -> str:
+def leaving_fractions(answers: ExitAnswers, threshold: float) -> str:
     """Line that says how many samples leave at each exit, and how many are right."""
     leaving_S = answers.leaving_S(threshold)
-    shares = np.bincount(leaving_S, minlength=answers.answer_SE.shape[1] + 1)[1:] / len(leaving_S)
+    fractions = np.bincount(leaving_S, minlength=answers.answer_SE.shape[1] + 1)[1:] / len(leaving_S)
     right = answers.right_SE[np.arange(len(leaving_S)), leaving_S - 1].mean()
-    exits = ', '.join(f'{share:.0%} at exit {number}' for number, share in enumerate(shares, 1))
+    exits = ', '.join(f'{fraction:.0%} at exit {number}' for number, fraction in enumerate(fractions, 1))
     return f'at a confidence of {threshold:g} leave {exits}; {right:.1%} of the answers are right'
 
 
@@ -220,3 +223,16 @@ def draw_gallery(groups: Sequence[CardGroup], path: str | Path, title: str, subt
     marks = 'below each image: its label, the answers of the first and of the last exit with their confidence, and which exits are right'
     write(MARGIN_IN, height_in - 0.25, marks, fontsize=8, color='0.35')
     save_figure(figure, path)
+
+
+def sample_image(sample: Mapping[str, Any]) -> np.ndarray:
+    """The image of a sample as the model sees it, RGB of shape (H, W, 3), uint8.
+
+    Raises:
+        UserError: If the sample's ``inputs`` are no such image.
+    """
+    inputs = sample['inputs']
+    if not isinstance(inputs, torch.Tensor) or inputs.dtype != torch.uint8 or inputs.dim() != 3 or inputs.shape[0] != 3:
+        found = f'{inputs.dtype} of shape {tuple(inputs.shape)}' if isinstance(inputs, torch.Tensor) else type(inputs).__name__
+        raise UserError(f'the pipeline gives {found} as inputs, but a picture is drawn from an uint8 image of shape (3, H, W)')
+    return np.asarray(inputs.permute(1, 2, 0).cpu().numpy())

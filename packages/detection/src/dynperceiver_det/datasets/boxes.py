@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
+from dynperceiver_runtime import UserError
+
 from .records import Records, in_words
 
 __all__ = ['BAD_BOXES', 'check_boxes']
@@ -32,7 +34,7 @@ def check_boxes(annotations: Records, images: Records, image_rows: np.ndarray, b
         The annotations; with ``'clip'``, without those of which nothing lies within the image.
 
     Raises:
-        ValueError: If a box is not four finite numbers or has a negative width or height, or, with ``'error'``, lies outside.
+        UserError: If a box is not four finite numbers or has a negative width or height, or, with ``'error'``, lies outside.
     """
     boxes = _as_array(annotations)
     annotations.require('area', {int, float}, 'a number')
@@ -46,7 +48,7 @@ def check_boxes(annotations: Records, images: Records, image_rows: np.ndarray, b
     bad = np.array([i for i in np.flatnonzero(sticks_out) if not annotations.records[i].get('ignore', False)], dtype=np.int64)
     records = annotations.records
     if len(bad) and bad_boxes == 'error':
-        raise ValueError(_outside_in_words(annotations, images, image_rows, bad, boxes, sizes))
+        raise UserError(_outside_in_words(annotations, images, image_rows, bad, boxes, sizes))
     if len(bad):
         records = _clip(annotations, bad, starts, ends, sizes)
         boxes[bad, :2] = np.clip(starts[bad], 0, sizes[bad])

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from mmengine.logging import print_log
 
+from dynperceiver_runtime import UserError
+
 from .records import Records, in_words
 
 __all__ = ['check_classes']
@@ -26,11 +28,11 @@ def check_classes(categories: Records, classes: Sequence[str], category_ids: Seq
         category_ids: Category of every annotation.
 
     Raises:
-        ValueError: If a class is not in the file or occurs twice, or the order differs.
+        UserError: If a class is not in the file or occurs twice, or the order differs.
     """
     file = categories.file
     if isinstance(classes, str) or not classes or len(set(classes)) < len(classes):
-        raise ValueError(
+        raise UserError(
             f"metainfo['classes'] is {classes!r}, but must be a tuple of different names; write metainfo=dict(classes=('name',)), "
             f'with a comma even if there is only one.{_paste(categories)}'
         )
@@ -40,7 +42,7 @@ def check_classes(categories: Records, classes: Sequence[str], category_ids: Seq
         close = {name: difflib.get_close_matches(name, set(names) - wanted, n=1, cutoff=0.6) for name in missing[:20]}
         near = [f'{name!r} resembles {match[0]!r}' for name, match in close.items() if match]
         which = f'{len(missing)} of {len(classes)} classes' if len(missing) < len(classes) else f'none of the {len(classes)} classes'
-        raise ValueError(
+        raise UserError(
             f"Every class of metainfo['classes'] must be a category of {file}, but "
             + (f'it has {which}' if len(missing) == len(classes) else f'it lacks {which}: {in_words(list(map(repr, missing)), 20)}')
             + (f'; {in_words(near)}' if near else '')
@@ -49,12 +51,12 @@ def check_classes(categories: Records, classes: Sequence[str], category_ids: Seq
     used = [name for name in names if name in wanted]
     if len(set(used)) < len(used):
         repeated = [name for name, count in Counter(used).items() if count > 1]
-        raise ValueError(
+        raise UserError(
             f'{file}: names of categories must be unique, but {in_words(list(map(repr, repeated)))} occur more than once; merge them.'
         )
     differing = [(mine, its) for mine, its in zip(classes, used, strict=True) if mine != its]
     if differing:
-        raise ValueError(
+        raise UserError(
             f"metainfo['classes'] must have the order of the categories of {file}, because MMDetection numbers labels in that order, but "
             + ' and '.join(f'{mine!r} stands where the file has {its!r}' for mine, its in differing[:2])
             + f'. Every file of a training needs the same order.{_paste(categories, used)}'

@@ -16,6 +16,7 @@ from mmdet.datasets.api_wrappers import COCO
 from mmengine.logging import print_log
 
 from dynperceiver.data import BadSampleMixin, Fault, jpeg_looks_cut
+from dynperceiver_runtime import MissingFileError, UserError
 
 from ..registry import DATASETS
 from .boxes import BAD_BOXES, check_boxes
@@ -41,15 +42,15 @@ class CocoDataset(BadSampleMixin, _CocoDataset):
         kwargs: Passed on to ``mmdet.datasets.CocoDataset`` and :class:`~dynperceiver.data.BadSampleMixin` (``source``).
 
     Raises:
-        FileNotFoundError: If the annotation file, a data folder or an image is missing (with ``lazy_init=True``: when first needed).
-        ValueError: If the annotation file is not what COCO format or ``metainfo['classes']`` asks for; the text names file and ids.
+        MissingFileError: If the annotation file, a data folder or an image is missing (with ``lazy_init=True``: when first needed).
+        UserError: If the annotation file is not what COCO format or ``metainfo['classes']`` asks for; the text names file and ids.
     """
 
     entry_name = 'image record'
 
     def __init__(self, *args: Any, bad_boxes: str = 'error', **kwargs: Any) -> None:
         if bad_boxes not in BAD_BOXES:
-            raise ValueError(f'bad_boxes={bad_boxes!r} must be one of {BAD_BOXES}; clip boxes to their images, or raise an error.')
+            raise UserError(f'bad_boxes={bad_boxes!r} must be one of {BAD_BOXES}; clip boxes to their images, or raise an error.')
         self.bad_boxes = bad_boxes
         super().__init__(*args, **kwargs)
 
@@ -59,11 +60,11 @@ class CocoDataset(BadSampleMixin, _CocoDataset):
         """Load and check the annotations.
 
         Raises:
-            FileNotFoundError: If the annotation file or a data folder is missing.
-            ValueError: If there is a mistake in the annotation file.
+            MissingFileError: If the annotation file or a data folder is missing.
+            UserError: If there is a mistake in the annotation file.
         """
         if 'img' not in self.data_prefix:
-            raise ValueError(f"data_prefix={self.data_prefix} needs the images' folder as 'img'; write data_prefix=dict(img='images/').")
+            raise UserError(f"data_prefix={self.data_prefix} needs the images' folder as 'img'; write data_prefix=dict(img='images/').")
         with _no_garbage_collection():
             return super().load_data_list()
 
@@ -81,7 +82,7 @@ class CocoDataset(BadSampleMixin, _CocoDataset):
         """Filter the samples as mmdet does, and look whether the images of those that stay are there.
 
         Raises:
-            FileNotFoundError: If one is not.
+            MissingFileError: If one is not.
         """
         self.data_list = super().filter_data()
         self._require_images(self.data_list if self._indices is None else self._get_unserialized_subset(self._indices))
@@ -150,7 +151,7 @@ class CocoDataset(BadSampleMixin, _CocoDataset):
                 if len(missing) == len(infos)
                 else f'unpack the images completely, or take the records of these out of {osp.basename(self.ann_file)}'
             )
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'{self.ann_file}: {len(missing)} of {len(infos)} images are missing in {folder}: {in_words(names)}; {advice}.'
             )
 

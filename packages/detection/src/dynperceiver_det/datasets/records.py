@@ -9,6 +9,9 @@ from itertools import compress
 from operator import itemgetter
 from typing import Any
 
+from dynperceiver_runtime import UserError
+from dynperceiver_runtime.files import reading
+
 __all__ = ['Records', 'in_words', 'read_json', 'require_sections']
 
 _MAX_LISTED = 5
@@ -39,14 +42,14 @@ def read_json(path: str, name: str) -> dict[str, Any]:
         name: What the config calls the file, for messages.
 
     Raises:
-        ValueError: If it is empty, cut off, no JSON, or something else than an object.
+        UserError: If it is empty, cut off, no JSON, or something else than an object.
     """
     try:
-        with open(path, encoding='utf-8-sig') as file:
+        with reading(name, 'annotation file'), open(path, encoding='utf-8-sig') as file:
             text = file.read()
         content = json.loads(text)
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f'{name} is no JSON file: {error.reason} at byte {error.start}; give ann_file the .json file, unpacked, in UTF-8.'
         ) from error
     except json.JSONDecodeError as error:
@@ -54,12 +57,12 @@ def read_json(path: str, name: str) -> dict[str, Any]:
         # What is cut off within a string is reported where the string starts, so the position alone does not tell.
         cut = not stripped or (stripped[0] in '{[' and stripped[-1] not in '}]') or error.pos >= len(text.rstrip())
         what = 'is empty' if not stripped else 'is cut off' if cut else 'is no JSON file'
-        raise ValueError(
+        raise UserError(
             f'{name} {what}: line {error.lineno}, column {error.colno}: {error.msg}, {len(text)} characters in all; '
             + ('download or export it anew.' if cut else 'correct the line, or give ann_file the COCO .json file.')
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(
+        raise UserError(
             f'{name} holds a {type(content).__name__} at its top level, but COCO format needs an object with '
             f'{", ".join(_SECTIONS)}; a file of detections or of one section alone is no annotation file.'
         )
@@ -75,21 +78,21 @@ def require_sections(content: dict[str, Any], name: str, annotations: bool = Tru
         annotations: Whether annotations are needed; a test set may lack them.
 
     Raises:
-        ValueError: If one of them lacks, or is no list of objects.
+        UserError: If one of them lacks, or is no list of objects.
     """
     needed = [section for section in _SECTIONS if annotations or section != 'annotations' or section in content]
     lacking = [section for section in needed if section not in content]
     if lacking:
         formats = '; '.join(f'"{section}": {_SECTIONS[section]}' for section in lacking)
-        raise ValueError(
+        raise UserError(
             f'{name} lacks {" and ".join(lacking)}: COCO format needs {formats}. The file has {", ".join(content) or "nothing"}'
             + ('; without annotations it can only serve with test_mode=True.' if lacking == ['annotations'] else '.')
         )
     for section in needed:
         if not isinstance(content[section], list) or not set(map(type, content[section])) <= {dict}:
-            raise ValueError(f'{name}: {section} must be {_SECTIONS[section]}; write it so.')
+            raise UserError(f'{name}: {section} must be {_SECTIONS[section]}; write it so.')
     if not content['images']:
-        raise ValueError(f'{name}: images is empty, so there is nothing to load; give ann_file a file that lists images.')
+        raise UserError(f'{name}: images is empty, so there is nothing to load; give ann_file a file that lists images.')
 
 
 class Records:
@@ -102,7 +105,7 @@ class Records:
         fields: Names of the fields that every record must have, ``'id'`` among them.
 
     Raises:
-        ValueError: If a record lacks a field, or two have the same id.
+        UserError: If a record lacks a field, or two have the same id.
     """
 
     def __init__(self, records: list[dict[str, Any]], section: str, file: str, fields: tuple[str, ...]) -> None:
@@ -134,7 +137,7 @@ class Records:
             rule: What the field must be, in words.
 
         Raises:
-            ValueError: If one is of another type.
+            UserError: If one is of another type.
         """
         if not set(map(type, self[field])) <= types:
             self.refuse(field, (type(value) not in types for value in self[field]), rule)
@@ -150,7 +153,7 @@ class Records:
         positions = list(compress(range(len(self)), wrong))
         if positions:
             values = [f'{self.where(i)} has {self[field][i]!r}' for i in positions[:_MAX_LISTED]]
-            raise ValueError(
+            raise UserError(
                 f'{self.file}: {field} must be {rule} in all of {self.section}, but {len(positions)} of {len(self)} are wrong: '
                 f'{"; ".join(values)}{"; ..." if len(positions) > _MAX_LISTED else ""}. Correct the file.'
             )
@@ -169,7 +172,7 @@ class Records:
             positions = [i for i, record in enumerate(self.records) if field not in record]
             if positions:
                 advice = ' (width times height of the box, if there is no mask)' if field == 'area' else ''
-                raise ValueError(
+                raise UserError(
                     f'{self.file}: {len(positions)} of {len(self.records)} {self.section} lack "{field}": '
                     f'{in_words([self.where(i) for i in positions])}. COCO format needs {_SECTIONS[self.section]}; '
                     f'write "{field}" into the file{advice}.'
@@ -178,7 +181,7 @@ class Records:
     def _require_unique(self) -> None:
         if len(set(self['id'])) < len(self):
             repeated = [value for value, count in Counter(self['id']).items() if count > 1]
-            raise ValueError(
+            raise UserError(
                 f'{self.file}: ids of {self.section} must be unique, but {len(repeated)} occur more than once: {in_words(repeated)}. '
                 f'Number the {self.section} anew; files that were merged often repeat ids.'
             )

@@ -12,6 +12,8 @@ from typing import Any
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmengine.logging import print_log
 
+from dynperceiver_runtime import MissingFileError, UserError
+
 from ..registry import METRICS
 from .scoring import FIGURES, IOU_TYPES, score_detections
 
@@ -43,22 +45,22 @@ class CocoMetric(MMDetCocoMetric):
             ``metric_items`` and ``use_mp_eval`` for proposals only.
 
     Raises:
-        FileNotFoundError: If the annotation file is missing.
-        ValueError: If an argument asks for other figures than COCO's.
+        MissingFileError: If the annotation file is missing.
+        UserError: If an argument asks for other figures than COCO's.
     """
 
     def __init__(self, ann_file: str | None = None, metric: str | Sequence[str] = 'bbox', classwise: bool = False, **kwargs: Any) -> None:
         metrics = [metric] if isinstance(metric, str) else list(metric)
         given = [name for name in FIXED if kwargs.get(name) is not None and kwargs[name] is not False]
         if given and any(name in IOU_TYPES for name in metrics):
-            raise ValueError(
+            raise UserError(
                 f"{given[0]}={kwargs[given[0]]!r} is not taken for {', '.join(metrics)}: figures are COCO's own, {FIXED[given[0]]}; leave "
                 "it out, or use type='mmdet.CocoMetric'"
             )
         if kwargs.get('format_only') and kwargs.get('outfile_prefix') is None:
-            raise ValueError("format_only=True needs outfile_prefix='FOLDER/NAME', where the result files are to go")
+            raise UserError("format_only=True needs outfile_prefix='FOLDER/NAME', where the result files are to go")
         if ann_file is not None and '://' not in str(ann_file) and not kwargs.get('backend_args') and not Path(ann_file).is_file():
-            raise FileNotFoundError(f'annotation file {ann_file} is missing; set ann_file of the evaluator in the config')
+            raise MissingFileError(f'annotation file {ann_file} is missing; set ann_file of the evaluator in the config')
         super().__init__(ann_file=ann_file, metric=metrics, classwise=classwise, **kwargs)
 
     def compute_metrics(self, results: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, float]:
@@ -68,7 +70,7 @@ class CocoMetric(MMDetCocoMetric):
             results: Ground truth and prediction of each image, from ``process``.
 
         Raises:
-            ValueError: If the predictions, the annotations and the data set's classes do not belong together.
+            UserError: If the predictions, the annotations and the data set's classes do not belong together.
         """
         measured = [name for name in self.metrics if name in IOU_TYPES]
         if not results:
@@ -76,7 +78,7 @@ class CocoMetric(MMDetCocoMetric):
             return {f'{name}_{figure}': 0.0 for name in measured for figure in FIGURES}
         self._check_classes(results)
         if 'segm' in measured and not self.format_only and 'masks' not in results[0][1]:
-            raise ValueError("metric='segm' needs masks, and the predictions have none; use metric='bbox', or a detector with a mask head")
+            raise UserError("metric='segm' needs masks, and the predictions have none; use metric='bbox', or a detector with a mask head")
         with self._result_prefix() as prefix:
             figures: dict[str, float] = dict(self._let_mmdet_prepare(results, prefix))
             for name in measured if not self.format_only else ():
@@ -107,18 +109,18 @@ class CocoMetric(MMDetCocoMetric):
         """Check that class numbers mean the same to the model, the data set and the annotation file."""
         classes = tuple((self.dataset_meta or {}).get('classes') or ())
         if not classes:
-            raise ValueError("the data set does not name its classes; set metainfo=dict(classes=(...)) of the evaluator's data set")
+            raise UserError("the data set does not name its classes; set metainfo=dict(classes=(...)) of the evaluator's data set")
         if self._coco_api is not None:
             names = {category['name'] for category in self._coco_api.cats.values()}
             missing = [name for name in classes if name not in names]
             if missing:
-                raise ValueError(
+                raise UserError(
                     f'the annotation file has no category {missing[0]!r}, in all {len(missing)} of the {len(classes)} classes of the data '
                     'set, so that class numbers would shift; set metainfo=dict(classes=(...)) to its categories'
                 )
         largest = max((int(prediction['labels'].max()) for _, prediction in results if len(prediction['labels'])), default=-1)
         if largest >= len(classes):
-            raise ValueError(
+            raise UserError(
                 f'the model predicts class number {largest}, but the data set has {len(classes)} classes; set num_classes of its head to '
                 f'{len(classes)}'
             )

@@ -13,7 +13,9 @@ from mmengine.evaluator import Evaluator
 from mmengine.fileio import load
 from mmengine.registry import DATASETS, DefaultScope
 
-from dynperceiver.hooks import innermost_datasets
+from dynperceiver.data import innermost_datasets
+from dynperceiver_runtime import FileError, MissingFileError, UserError
+from dynperceiver_runtime.files import reading
 
 from .scoring import IOU_TYPES, check_image_ids, read_detections, read_ground_truth, score_detections
 
@@ -36,19 +38,19 @@ def score_result(cfg: Config, result: str | Path, iou_type: str | None = None) -
         Figures under the names that a test reports.
 
     Raises:
-        FileNotFoundError: If the result or the ground truth is missing.
-        ValueError: If the result is not of these formats, or does not belong to the config's data set.
+        MissingFileError: If the result or the ground truth is missing.
+        UserError: If the result is not of these formats, or does not belong to the config's data set.
     """
     result = Path(result)
     if result.suffix not in (*PICKLES, '.json'):
-        raise ValueError(f'{result}: a result is a .pkl of tools/test.py --out, or a .json in the format of COCO')
+        raise UserError(f'{result}: a result is a .pkl of tools/test.py --out, or a .json in the format of COCO')
     if result.suffix in PICKLES and iou_type is not None:
-        raise ValueError(f'--iou-type {iou_type} is for .json results; of {result} the test_evaluator of the config measures its metrics')
+        raise UserError(f'--iou-type {iou_type} is for .json results; of {result} the test_evaluator of the config measures its metrics')
     if not result.is_file():
-        raise FileNotFoundError(f'result file {result} is missing; tools/test.py CONFIG CHECKPOINT --out FILE.pkl makes one')
+        raise MissingFileError(f'result file {result} is missing; tools/test.py CONFIG CHECKPOINT --out FILE.pkl makes one')
     for part in ('test_evaluator', 'test_dataloader'):
         if not cfg.get(part):
-            raise ValueError(f'the config has no {part}, which says how and on what to score; pass the config of a test')
+            raise UserError(f'the config has no {part}, which says how and on what to score; pass the config of a test')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'):
         metainfo = DATASETS.build(dict(innermost_datasets(cfg.test_dataloader.dataset)[0], lazy_init=True)).metainfo
         return _score_json(cfg, result, metainfo, iou_type) if result.suffix == '.json' else _score_pickle(cfg, result, metainfo)
@@ -66,7 +68,7 @@ def _annotation_file(cfg: Config) -> Path:
             return Path(evaluator['ann_file'])
     dataset = innermost_datasets(cfg.test_dataloader.dataset)[0]
     if not dataset.get('ann_file'):
-        raise ValueError('neither test_evaluator nor the data set of test_dataloader has an ann_file; set one in the config')
+        raise UserError('neither test_evaluator nor the data set of test_dataloader has an ann_file; set one in the config')
     return Path(dataset.get('data_root') or '', dataset['ann_file'])
 
 
@@ -78,7 +80,7 @@ def _told_iou_type(result: Path, detections: Sequence[Any]) -> str:
         if first is None and result.name.endswith(f'.{iou_type}.json'):
             return iou_type
     what = 'is empty' if first is None else 'has neither bbox nor segmentation in entry 0'
-    raise ValueError(f'{result} {what}, so that it does not show what it holds; say --iou-type bbox or --iou-type segm')
+    raise UserError(f'{result} {what}, so that it does not show what it holds; say --iou-type bbox or --iou-type segm')
 
 
 def _score_json(cfg: Config, result: Path, metainfo: Mapping[str, Any], iou_type: str | None) -> dict[str, float]:
@@ -89,7 +91,7 @@ def _score_json(cfg: Config, result: Path, metainfo: Mapping[str, Any], iou_type
     if metainfo.get('classes'):
         category_ids = ground_truth.getCatIds(catNms=list(metainfo['classes']))
         if not category_ids:
-            raise ValueError(
+            raise UserError(
                 f'{path} has none of the classes of the data set ({metainfo["classes"][0]}, ...); set metainfo=dict(classes=(...)) of '
                 'test_dataloader.dataset'
             )
@@ -101,15 +103,18 @@ def _score_json(cfg: Config, result: Path, metainfo: Mapping[str, Any], iou_type
 
 def _read_samples(result: Path) -> list[dict[str, Any]]:
     try:
-        samples = load(result)
+        with reading(result, 'result file'):
+            samples = load(result)
+    except FileError:
+        raise
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError, KeyError) as error:
-        raise ValueError(f'{result} cannot be read as a pickle ({error}); keep the predictions again with tools/test.py --out') from error
+        raise UserError(f'{result} cannot be read as a pickle ({error}); keep the predictions again with tools/test.py --out') from error
     if not isinstance(samples, list):
-        raise ValueError(f'{result} holds a {type(samples).__name__}, not a list of data samples as tools/test.py --out keeps them')
+        raise UserError(f'{result} holds a {type(samples).__name__}, not a list of data samples as tools/test.py --out keeps them')
     for index, sample in enumerate(samples):
         missing = [key for key in ('img_id', 'pred_instances') if not isinstance(sample, Mapping) or key not in sample]
         if missing:
-            raise ValueError(f'{result}: entry {index} lacks {", ".join(missing)}; keep the predictions again with tools/test.py --out')
+            raise UserError(f'{result}: entry {index} lacks {", ".join(missing)}; keep the predictions again with tools/test.py --out')
     return samples
 
 

@@ -16,6 +16,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
+from dynperceiver_runtime import FileError, MissingFileError, UserError
+from dynperceiver_runtime.files import reading
+
 __all__ = ['FIGURES', 'IOU_TYPES', 'check_image_ids', 'read_detections', 'read_ground_truth', 'score_detections']
 
 FIGURES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1', 'AR@10', 'AR@100', 'AR_s', 'AR_m', 'AR_l')
@@ -54,17 +57,19 @@ def read_detections(result_file: str | Path) -> list[Any]:
     """Read a result file in COCO's format.
 
     Raises:
-        FileNotFoundError: If it is missing.
-        ValueError: If it is no JSON, or not a list.
+        MissingFileError: If it is missing.
+        UserError: If it is no JSON, or not a list.
     """
     if not Path(result_file).is_file():
-        raise FileNotFoundError(f'result file {result_file} is missing; tools/test.py CONFIG CHECKPOINT --out FILE.pkl makes one')
+        raise MissingFileError(f'result file {result_file} is missing; tools/test.py CONFIG CHECKPOINT --out FILE.pkl makes one')
+    with reading(result_file, 'result file'):
+        content = Path(result_file).read_bytes()
     try:
-        detections = json.loads(Path(result_file).read_bytes())
+        detections = json.loads(content)
     except ValueError as error:
-        raise ValueError(f'{result_file} cannot be read as JSON ({error}); write it again') from error
+        raise UserError(f'{result_file} cannot be read as JSON ({error}); write it again') from error
     if not isinstance(detections, list):
-        raise ValueError(
+        raise UserError(
             f'{result_file} holds a {type(detections).__name__}, not a list; COCO results are a list of dicts with image_id, category_id, '
             'bbox or segmentation, and score'
         )
@@ -75,19 +80,21 @@ def read_ground_truth(path: str | Path) -> COCO:
     """Load an annotation file in COCO's format, without pycocotools' messages.
 
     Raises:
-        FileNotFoundError: If it is missing.
-        ValueError: If it is not in COCO's format.
+        MissingFileError: If it is missing.
+        UserError: If it is not in COCO's format.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f'ground truth {path} is missing; set ann_file of test_evaluator in the config, or get the annotations')
+        raise MissingFileError(f'ground truth {path} is missing; set ann_file of test_evaluator in the config, or get the annotations')
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with reading(path, 'ground truth'), contextlib.redirect_stdout(io.StringIO()):
             ground_truth = COCO(str(path))
         complete = all(isinstance(ground_truth.dataset.get(key), list) for key in ('images', 'annotations', 'categories'))
+    except FileError:
+        raise
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ValueError(f'ground truth {path} is not in the format of COCO ({error!r}); correct ann_file in the config') from error
+        raise UserError(f'ground truth {path} is not in the format of COCO ({error!r}); correct ann_file in the config') from error
     if not complete:
-        raise ValueError(f'ground truth {path} lacks images, annotations or categories; COCO figures need all three')
+        raise UserError(f'ground truth {path} lacks images, annotations or categories; COCO figures need all three')
     return ground_truth
 
 
@@ -95,11 +102,11 @@ def check_image_ids(image_ids: Sequence[Any], ground_truth: COCO, source: str | 
     """Check that the images of a result are those of the ground truth.
 
     Raises:
-        ValueError: If one is not; the message names ``source``, the first such image and what to do.
+        UserError: If one is not; the message names ``source``, the first such image and what to do.
     """
     unknown = sorted({image_id for image_id in image_ids if image_id not in ground_truth.imgs}, key=str)
     if unknown:
-        raise ValueError(
+        raise UserError(
             f'{source} has image id {unknown[0]!r}, in all {len(unknown)} that are not among the {len(ground_truth.imgs)} images of the '
             'ground truth; score it with the annotation file (ann_file) of the data that was tested'
         )
@@ -110,12 +117,12 @@ def _check_detections(detections: Sequence[Any], ground_truth: COCO, source: str
         fault = _fault(detection, iou_type)
         if fault:
             fields = f'image_id, category_id, {IOU_TYPES[iou_type]}, score'
-            raise ValueError(f'{source}: entry {index} {fault}; {iou_type} results are dicts with {fields}')
+            raise UserError(f'{source}: entry {index} {fault}; {iou_type} results are dicts with {fields}')
     check_image_ids([detection['image_id'] for detection in detections], ground_truth, source)
     unknown = sorted({detection['category_id'] for detection in detections} - set(ground_truth.cats), key=str)
     if unknown:
         known = sorted(ground_truth.cats)
-        raise ValueError(
+        raise UserError(
             f'{source} has category id {unknown[0]!r}, which the ground truth lacks (its {len(known)} ids run from {known[0]} to '
             f'{known[-1]}); results carry the category ids of the annotation file, not class numbers from 0'
         )
@@ -174,11 +181,11 @@ def score_detections(
         no object, as pycocotools does.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is not in COCO's format, or the two do not belong together.
+        MissingFileError: If a file is missing.
+        UserError: If a file is not in COCO's format, or the two do not belong together.
     """
     if iou_type not in IOU_TYPES:
-        raise ValueError(f'iou_type={iou_type!r}: choose from {", ".join(IOU_TYPES)}')
+        raise UserError(f'iou_type={iou_type!r}: choose from {", ".join(IOU_TYPES)}')
     if not isinstance(ground_truth, COCO):
         ground_truth = read_ground_truth(ground_truth)
     detections = read_detections(result_file)

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dynperceiver import build_feature_branch, build_model
 from dynperceiver.feature_branches import FeatureBranch, find_feature_branch, pyramid_levels
 from dynperceiver.layers import set_with_cp
+from dynperceiver_runtime import UserError
 
 from ..registry import MODELS
 
@@ -27,7 +28,7 @@ __all__ = ['DynPerceiverBackbone', 'FeatureBranchBackbone', 'PyramidBackbone']
 def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     indices = tuple(out_indices)
     if not indices or any(index not in range(4) for index in indices) or list(indices) != sorted(set(indices)):
-        raise ValueError(
+        raise UserError(
             f'out_indices={indices}: pass one to four of 0, 1, 2, 3 in rising order; they stand for the maps of strides 4, 8, 16 and 32'
         )
     return indices
@@ -49,7 +50,7 @@ class PyramidBackbone(BaseModule):
         out_strides: Their strides against the image.
 
     Raises:
-        ValueError: If ``out_indices`` or ``frozen_stages`` is out of its range.
+        UserError: If ``out_indices`` or ``frozen_stages`` is out of its range.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class PyramidBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if frozen_stages not in range(-1, 5):
-            raise ValueError(f'frozen_stages={frozen_stages}: pass -1 (none), 0 (the stem), or 1 to 4 (the stem and so many stages)')
+            raise UserError(f'frozen_stages={frozen_stages}: pass -1 (none), 0 (the stem), or 1 to 4 (the stem and so many stages)')
         self.out_indices = _check_out_indices(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -157,7 +158,7 @@ class DynPerceiverBackbone(PyramidBackbone):
         init_cfg: An image checkpoint, ours or the authors': ``dict(type='dynperceiver.ImageCheckpoint', checkpoint=PATH)``.
 
     Raises:
-        ValueError: For an unknown name or a number outside its rule; the message says the remedy.
+        UserError: For an unknown name or a number outside its rule; the message says the remedy.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class DynPerceiverBackbone(PyramidBackbone):
         super().__init__(out_indices, frozen_stages, norm_eval, init_cfg)
         last_level = self.levels(find_feature_branch(feature_branch).strides)[-1]
         if last_level == 0:
-            raise ValueError(
+            raise UserError(
                 f'out_indices={self.out_indices} on {feature_branch} asks for the map of the stem alone, which no latent code reaches; add '
                 'another map, or take FeatureBranchBackbone'
             )
@@ -208,15 +209,7 @@ class DynPerceiverBackbone(PyramidBackbone):
 
     def stage_parts(self, stage: int) -> Iterator[nn.Module | nn.Parameter]:
         """Both branches' parts of the stem (``stage=0``) or a stage (1..4)."""
-        cnn, latent = self.network.feature_branch, self.network.latent_branch
-        if stage == 0:
-            yield from (cnn.stem, latent.latent)
-            return
-        yield from (cnn.stages[stage - 1], latent.x2z[stage - 1], latent.blocks[stage - 1])
-        if stage == 4:
-            yield latent.last_z2x
-        else:
-            yield from (latent.mixers[stage - 1], latent.expanders[stage - 1], latent.z2x[stage - 1])
+        return self.network.stage_parts(stage)
 
 
 @MMDET_MODELS.register_module()
@@ -235,7 +228,7 @@ class FeatureBranchBackbone(PyramidBackbone):
         init_cfg: ``dict(type='dynperceiver.ImageCheckpoint', checkpoint=PATH)`` loads the feature branch of an image checkpoint.
 
     Raises:
-        ValueError: For an unknown name or a number outside its rule; the message says the remedy.
+        UserError: For an unknown name or a number outside its rule; the message says the remedy.
     """
 
     def __init__(
@@ -261,4 +254,4 @@ class FeatureBranchBackbone(PyramidBackbone):
 
     def stage_parts(self, stage: int) -> Iterator[nn.Module | nn.Parameter]:
         """The stem (``stage=0``) or a stage (1..4)."""
-        yield self.feature_branch.stem if stage == 0 else self.feature_branch.stages[stage - 1]
+        yield self.feature_branch.get_submodule(self.feature_branch.stage_module(stage))

@@ -12,6 +12,8 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
+from dynperceiver_runtime import UserError
+
 from ..registry import MODELS
 
 __all__ = ['build_detector', 'fill_neck_channels']
@@ -22,7 +24,7 @@ def _published_channels(backbone: Mapping[str, Any]) -> tuple[int, ...]:
         built = MMENGINE_MODELS.build(dict(backbone, _scope_='mmdet'))
     channels = getattr(built, 'out_channels', None)
     if not isinstance(channels, tuple | list) or not all(isinstance(count, int) for count in channels):
-        raise ValueError(
+        raise UserError(
             f'backbone of type {backbone.get("type")!r} publishes no out_channels, so that neck.in_channels cannot be filled; take '
             "dynperceiver_det.DynPerceiverBackbone or FeatureBranchBackbone, or name the detector itself as the model's type and write "
             'neck.in_channels'
@@ -41,7 +43,7 @@ def fill_neck_channels(model: Mapping[str, Any]) -> dict[str, Any]:
         Copy with the channels filled in; what a base config had there before is logged.
 
     Raises:
-        ValueError: If the backbone publishes no channels, or the neck takes one map and the backbone gives several.
+        UserError: If the backbone publishes no channels, or the neck takes one map and the backbone gives several.
     """
     model = copy.deepcopy(dict(model))
     necks = model.get('neck')
@@ -51,7 +53,7 @@ def fill_neck_channels(model: Mapping[str, Any]) -> dict[str, Any]:
     channels = _published_channels(model['backbone'])
     before = neck.get('in_channels')
     if isinstance(before, int) and len(channels) > 1:
-        raise ValueError(
+        raise UserError(
             f'neck {neck.get("type")} takes one map (in_channels={before}), but the backbone gives {len(channels)} with {channels} '
             'channels; choose one by backbone.out_indices, for example (3,)'
         )
@@ -74,7 +76,7 @@ def build_detector(detector: str, backbone: dict[str, Any], **settings: Any) -> 
             backbone; its ``in_channels`` may be left out.
 
     Raises:
-        ValueError: See :func:`fill_neck_channels`.
+        UserError: See :func:`fill_neck_channels`.
     """
     model = fill_neck_channels(dict(settings, backbone=backbone))
     built: nn.Module = MMDET_MODELS.build(dict(model, type=detector, _scope_='mmdet'))

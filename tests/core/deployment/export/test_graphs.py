@@ -1,0 +1,94 @@
+"""Graphs of every kind of network: the same answers, any batch, and no arithmetic on shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+from exported_networks import EXPORTED, all_logits, exported, random_images
+
+from dynperceiver.deployment.export import ExportError
+from dynperceiver.deployment.export.cleaning import check_graph, clean_graph
+from dynperceiver_runtime.engines.onnx_runtime import OnnxRuntimeEngine
+
+ON_SHAPES = {'Shape', 'Size', 'Range', 'ConstantOfShape', 'Expand', 'NonZero', 'Gather', 'Where', 'Cast', 'ScatterND', 'ScatterElements'}
+LEFT_OVER = {'BatchNormalization', 'Dropout', 'Identity', 'Constant', 'Loop', 'If', 'Scan'}
+
+
+@pytest.mark.parametrize('kind', EXPORTED)
+@pytest.mark.parametrize('num_samples', [1, 2, 5])
+def test_logits_are_those_of_the_network(kind: str, num_samples: int) -> None:
+    one = exported(kind)
+    backend, images = OnnxRuntimeEngine(one.folder, num_threads=1), random_images(one, num_samples, seed=num_samples)
+    state = backend.start(images)
+    for exit_index, expected in enumerate(all_logits(one.network, images)):
+        logits, state = backend.run(exit_index, state)
+        assert logits.dtype == np.float32 and np.abs(expected).max() > 0.05
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
+    assert one.report.difference < 5e-5
+
+
+@pytest.mark.parametrize('kind', EXPORTED)
+def test_graphs_compute_on_numbers_alone(kind: str) -> None:
+    one = exported(kind)
+    for entry, segment in zip(one.report.manifest.segments, one.report.segments, strict=True):
+        graph = onnx.load(one.folder / entry.file).graph
+        assert not {node.op_type for node in graph.node} & (ON_SHAPES | LEFT_OVER)
+        assert len(graph.node) == segment.num_nodes
+        read = {name for node in graph.node for name in node.input}
+        assert tuple(value.name for value in graph.input) == entry.inputs and set(entry.inputs) <= read
+        assert tuple(value.name for value in graph.output) == entry.outputs and not set(entry.outputs) & set(entry.inputs)
+        assert {value.name for value in graph.initializer} <= read
+        dims = [value.type.tensor_type.shape.dim for value in [*graph.input, *graph.output]]
+        assert all(dim[0].dim_param and all(other.dim_value for other in dim[1:]) for dim in dims)
+        text = (one.folder / entry.file).read_bytes()
+        assert b'.py' not in text and b'stack_trace' not in text, 'no paths of the machine'
+        assert segment.num_bytes == len(text)
+
+
+def test_states_hold_what_is_read_later_and_nothing_else() -> None:
+    flows = {
+        kind: [(entry.inputs, entry.updates, entry.keeps) for entry in exported(kind).report.manifest.segments]
+        for kind in ('resnet', 'clips', 'ablated')
+    }
+    entries, maps = ('feature', 'latent', 'carry'), {'feature': 'next_feature', 'latent': 'next_latent'}
+    assert flows['resnet'] == [
+        (('images',), {**maps, 'carry': 'logits'}, ()),
+        (entries, {**maps, 'carry': 'logits'}, ()),
+        (('feature',), {'feature': 'next_feature'}, ('latent', 'carry')),
+        (entries, {}, ()),
+    ]
+    assert [flow[1].get('carry') for flow in flows['clips']] == ['next_carry', 'next_carry', None, None], 'logits are means over a clip'
+    assert flows['ablated'] == [
+        (('images',), maps, ()),
+        (('feature', 'latent'), maps, ()),
+        (('feature',), {'feature': 'next_feature'}, ('latent',)),
+        (('feature', 'latent'), {}, ()),
+    ]
+
+
+def _model(text: str) -> onnx_ir.Model:
+    return onnx_ir.from_onnx_text('<ir_version: 10, opset_import: ["" : 20]>\n' + text)
+
+
+def test_shape_arithmetic_is_refused() -> None:
+    model = _model('agraph (float[n, 3] x) => (float[n, 3] y) { s = Shape(x)\n t = Shape(x)\n y = Expand(x, s) }')
+    with pytest.raises(ExportError, match=r'graph of segment 2 has 1 Expand \(arithmetic on shapes\), 2 Shape .*Rule: .*is_exporting\(\)'):
+        check_graph(model, 2)
+    with pytest.raises(ExportError, match=r'graph of segment 3 has 1 Dropout'):
+        check_graph(_model('agraph (float[n, 3] x) => (float[n, 3] y) { y = Dropout(x) }'), 3)
+
+
+def test_cleaning_takes_out_what_nothing_reads() -> None:
+    model = _model('agraph (float[n] x, float[n] unread) => (float[n] y) { z = Identity(x)\n y = Relu(z)\n dead = Neg(x) }')
+    clean_graph(model)
+    assert [value.name for value in model.graph.inputs] == ['x']
+    assert [node.op_type for node in model.graph] == ['Relu']
+    check_graph(model, 1)
+
+
+def test_outputs_that_pass_an_input_on_are_refused() -> None:
+    model = _model('agraph (float[n] x) => (float[n] y, float[n] x) { y = Relu(x) }')
+    with pytest.raises(ExportError, match=r"segment 1 passes inputs on as \['x'\]"):
+        check_graph(model, 1)

@@ -143,7 +143,7 @@ def fork(job: Callable[[], None]) -> int:
 
 
 def main() -> None:
-    """``python tiny_training.py FOLDER PORT``: a training that is killed in ``FOLDER/killed``, and one by two processes in ``FOLDER/two``."""
+    """``python tiny_training.py FOLDER PORT``: a training that is ``killed``, and one by ``two`` processes, in folders of these names."""
     folder, port = Path(sys.argv[1]), sys.argv[2]
     jobs = [partial(train_until_killed, folder / 'killed'), *(partial(train_as, rank, port, folder / 'two') for rank in (0, 1))]
     children = [fork(job) for job in jobs]

@@ -43,8 +43,8 @@ ALLOWED_IN_RUNTIME = {  # folder or module of runtime -> what of runtime it may 
     'results': set(),
     'segment_times': set(),
     'deadlines': {'segment_times'},
-    'views': {'engines', 'errors', 'policy'},
-    'streams': {'engines', 'errors', 'policy', 'results', 'segment_times'},
+    'views': {'engines', 'errors'},
+    'streams': {'engines', 'policy', 'results', 'segment_times'},
     'runner': {'deadlines', 'engines', 'errors', 'policy', 'results', 'segment_times', 'streams', 'views'},
 }
 ALLOWED_IN_CORE = {  # folder or module of core -> what of core it may import; all may import registry and structures

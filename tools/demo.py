@@ -32,7 +32,7 @@ class TrainingDisplay:
 
     def feed(self, line: str) -> None:
         """Take a log line."""
-        exits = re.findall(r'acc/exit\d_top1: ([\d.]+)', line)
+        exits = re.findall(r'acc/exit\d+_top1: ([\d.]+)', line)
         if exits:
             self.accuracy = ' / '.join(f'{100 * float(value):.0f}' for value in exits) + ' %'
         step = re.search(r'Epoch\(train\)\s+\[(\d+)\]\[(\d+)/(\d+)\]', line)
@@ -43,7 +43,7 @@ class TrainingDisplay:
             epoch, done, of = (int(number) for number in step.groups())
             steps, everything = (epoch - 1) * of + done, self.epochs * of
             left = (time.time() - self.start) * (everything - steps) / steps
-            self.show(f'      {bar(steps, everything)} epoch {epoch}/{self.epochs}, top-1 of exits 1-4: {self.accuracy}, {left:.0f} s left')
+            self.show(f'      {bar(steps, everything)} epoch {epoch}/{self.epochs}, top-1 per exit: {self.accuracy}, {left:.0f} s left')
 
     def show(self, text: str) -> None:
         """Print, over the last line on a terminal."""

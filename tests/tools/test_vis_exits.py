@@ -120,7 +120,9 @@ def _spy(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
     drawn: dict[str, tuple[Any, ...]] = {}
     for name in ('draw_gallery', 'draw_attention'):
         draw = getattr(dynperceiver.viz, name)
-        monkeypatch.setattr(dynperceiver.viz, name, lambda *args, name=name, draw=draw: (drawn.update({name: args}), draw(*args)))
+        monkeypatch.setattr(
+            dynperceiver.viz, name, lambda *args, name=name, draw=draw, **settings: (drawn.update({name: args}), draw(*args, **settings))
+        )
     return drawn
 
 

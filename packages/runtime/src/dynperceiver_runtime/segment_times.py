@@ -53,9 +53,10 @@ class SegmentTimes:
         milliseconds = max(milliseconds, SHORTEST_MS)
         before_ms = best_ms.pop(count, milliseconds)
         best_ms[count] = min(milliseconds, before_ms)
-        for known, limit in ((best_ms, MAX_COUNTS), (self._best_ms, MAX_IMAGE_SIZES)):
-            if len(known) > limit:
-                del known[next(iter(known))]  # type: ignore[attr-defined]
+        if len(best_ms) > MAX_COUNTS:
+            del best_ms[next(iter(best_ms))]
+        if len(self._best_ms) > MAX_IMAGE_SIZES:
+            del self._best_ms[next(iter(self._best_ms))]
         self._slowness.append(milliseconds / self.best(image_size, count)[0])
         self.num_runs += 1
         return milliseconds < MUCH_FASTER * before_ms

@@ -23,11 +23,11 @@ def check_average_views(average_views: object) -> str:
     """The name of an average, if it is one of :data:`VIEW_AVERAGES`.
 
     Raises:
-        ValueError: If not.
+        UserError: If not.
     """
     if not isinstance(average_views, str) or average_views not in VIEW_AVERAGES:
-        raise ValueError(
-            f"average_views={average_views!r} is unknown; choose 'prob' (mean of the softmax probabilities) or 'score' (mean of the logits)"
+        raise UserError(
+            f"average_views={average_views!r}: choose 'prob' (mean of the softmax probabilities) or 'score' (mean of the logits)"
         )
     return average_views
 
@@ -40,7 +40,8 @@ def check_views(views: object) -> int:
     """
     if not isinstance(views, int | np.integer) or isinstance(views, bool) or views < 1:
         raise ValueError(
-            f'views={views!r}: a sample has a whole number of views, 1 or more; pass 1 unless the test pipeline gives several crops or clips'
+            f'views={views!r}: a sample has a whole number of views, 1 or more; pass 1 unless the test pipeline gives several crops or '
+            'clips'
         )
     return int(views)
 

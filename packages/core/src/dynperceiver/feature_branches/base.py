@@ -70,10 +70,20 @@ class FeatureBranch(nn.Module):
         """Numbers i of the maps x_i that make a detection pyramid; see :func:`pyramid_levels`."""
         return pyramid_levels(self.strides)
 
+    @staticmethod
+    def stage_module(stage: int) -> str:
+        """Name of the module of the stem (``stage=0``) or of a stage (1..4)."""
+        return 'stem' if stage == 0 else f'stages.{stage - 1}'
+
+    @property
+    def unused_prefixes(self) -> tuple[str, ...]:
+        """Prefixes of the keys that a checkpoint of all stages has and this branch has no use for, since its last stages were dropped."""
+        return tuple(f'{self.stage_module(stage)}.' for stage in range(self.num_stages + 1, len(self.channels)))
+
     def drop_stages(self, num_stages: int) -> None:
         """Keep the first ``num_stages`` stages; the others become the identity."""
         self.num_stages = num_stages
-        for i in range(num_stages, 4):
+        for i in range(num_stages, len(self.stages)):
             self.stages[i] = nn.Identity()
 
     def pyramid(self, images_BCHW: Tensor, levels: Sequence[int] = (1, 2, 3, 4)) -> tuple[Tensor, ...]:

@@ -209,15 +209,7 @@ class DynPerceiverBackbone(PyramidBackbone):
 
     def stage_parts(self, stage: int) -> Iterator[nn.Module | nn.Parameter]:
         """Both branches' parts of the stem (``stage=0``) or a stage (1..4)."""
-        cnn, latent = self.network.feature_branch, self.network.latent_branch
-        if stage == 0:
-            yield from (cnn.stem, latent.latent)
-            return
-        yield from (cnn.stages[stage - 1], latent.x2z[stage - 1], latent.blocks[stage - 1])
-        if stage == 4:
-            yield latent.last_z2x
-        else:
-            yield from (latent.mixers[stage - 1], latent.expanders[stage - 1], latent.z2x[stage - 1])
+        return self.network.stage_parts(stage)
 
 
 @MMDET_MODELS.register_module()
@@ -262,4 +254,4 @@ class FeatureBranchBackbone(PyramidBackbone):
 
     def stage_parts(self, stage: int) -> Iterator[nn.Module | nn.Parameter]:
         """The stem (``stage=0``) or a stage (1..4)."""
-        yield self.feature_branch.stem if stage == 0 else self.feature_branch.stages[stage - 1]
+        yield self.feature_branch.get_submodule(self.feature_branch.stage_module(stage))

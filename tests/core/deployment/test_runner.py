@@ -79,7 +79,7 @@ def test_stages_of_skipped_segments_did_not_run() -> None:
     model = narrow_model()
     runner = DynamicRunner(model, ExitPolicy((0.0, 0.0, 0.0)))
     runner(make_images(1))
-    network = runner.engine.network((SIZE, SIZE))
+    network = runner.engine.network
     ran: list[str] = []
     for name, module in network.named_modules():
         module.register_forward_hook(lambda *_, name=name: ran.append(name))

@@ -42,9 +42,10 @@ ALLOWED_IN_RUNTIME = {  # folder or module of runtime -> what of runtime it may 
     'engines': {'errors', 'policy'},
     'results': set(),
     'segment_times': set(),
-    'stepping': {'engines', 'policy', 'segment_times'},
-    'streams': {'engines', 'policy', 'results', 'stepping'},
-    'runner': {'engines', 'errors', 'policy', 'results', 'segment_times', 'stepping', 'streams'},
+    'deadlines': {'segment_times'},
+    'views': {'engines', 'errors'},
+    'streams': {'engines', 'policy', 'results', 'segment_times'},
+    'runner': {'deadlines', 'engines', 'errors', 'policy', 'results', 'segment_times', 'streams', 'views'},
 }
 ALLOWED_IN_CORE = {  # folder or module of core -> what of core it may import; all may import registry and structures
     'registry': set(),
@@ -59,7 +60,7 @@ ALLOWED_IN_CORE = {  # folder or module of core -> what of core it may import; a
     'data': set(),
     'optim': set(),
     'checkpoint': {'feature_branches', 'models'},
-    'analysis': {'models'},
+    'analysis': {'layers', 'models'},
     'deployment': {'layers', 'models', 'analysis'},
     'calibration': {'data', 'models', 'analysis', 'deployment'},
     'benchmark': {'models', 'analysis', 'deployment', 'calibration'},

@@ -17,6 +17,7 @@ custom_hooks = [
     dict(type='dynperceiver.SkippedSampleHook'),
     dict(type='dynperceiver.ReferenceCheckpointHook'),
     dict(type='dynperceiver.ClassNamesHook'),
+    dict(type='dynperceiver.SplitRecordHook'),
 ]
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))
 log_processor = dict(type='mmengine.LogProcessor', window_size=20, by_epoch=True)

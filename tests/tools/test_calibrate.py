@@ -230,7 +230,7 @@ def test_video_of_several_views(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('flags', 'words'),
     [
-        ([*BUDGET, '--cfg-options', 'calibration_dataloader=None'], ['no calibration_dataloader', 'Remedy: add one']),
+        ([*BUDGET, '--cfg-options', 'calibration_dataloader=None'], ['no calibration_dataloader', '; add one']),
         ([*BUDGET, '--cfg-options', HELD_OUT_DATA], ['11 of its 11 samples are tested on', 'val/']),
         (
             [*BUDGET, '--cfg-options', HELD_OUT_DATA, 'calibration_dataloader.dataset.data_prefix.img_path=train'],
@@ -239,7 +239,7 @@ def test_video_of_several_views(tmp_path: Path) -> None:
         ([*BUDGET, '--cfg-options', 'calibration_dataloader.dataset.data_root=no/where'], ['no/where', 'is missing']),
         (['--budget-gflops', '1e-6'], ['below the cost of exit 1']),
         (['--exit-fractions', '0.5', '0.5'], ['pass 4 numbers']),
-        ([*BUDGET, '--batch-size', '0'], ['--batch-size 0: time batches of 1 or more']),
+        ([*BUDGET, '--batch-size', '0'], ['--batch-size 0: pass 1 or more']),
         ([*BUDGET, '--from-logits', 'none.npz'], ['logits none.npz are missing']),
         ([*BUDGET, '--save-logits', 'no/where.npz'], ['--save-logits no/where.npz: its folder is missing']),
         ([*BUDGET, '--save-logits', '{data}'], ['--save-logits', 'data is a folder; pass the name of a file']),
@@ -284,7 +284,13 @@ def test_a_part_of_the_training_data_counts_by_what_the_checkpoint_saw(images: T
     assert 'train with --cfg-options train_dataloader.dataset.part=train train_dataloader.dataset.holdout=0.25' in message
     trained = Config(dict(train_dataloader=images.cfg.train_dataloader.to_dict()), format_python_code=False)
     trained.train_dataloader.dataset.update(data_root=str(tmp_path / 'data'), part='train', holdout=0.25)
-    policy = images.calibrate(tmp_path / 'b.json', *flags, checkpoint=images.save(tmp_path / 'left_out.pth', trained))
+    older = images.save(tmp_path / 'older.pth', trained)  # than seeds: its text is that of a config that names none
+    message = images.refused(tmp_path / 'b.json', *flags, checkpoint=older)
+    same_part = 'calibration_dataloader.dataset.split_seed=None'
+    assert 'samples were trained on' in message and f'with --cfg-options {same_part}; or train' in message
+    assert images.calibrate(tmp_path / 'b.json', *flags, same_part, checkpoint=older).record is not None
+    trained.train_dataloader.dataset.split_seed = 0
+    policy = images.calibrate(tmp_path / 'c.json', *flags, checkpoint=images.save(tmp_path / 'left_out.pth', trained))
     assert policy.record is not None and policy.record.num_samples == 10
 
 

@@ -108,9 +108,7 @@ def test_testing_refuses_a_broken_image(
     changed: tuple[Path, Path],
     sound: tuple[Path, list[str]],
     call_tool: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    keep_layout(monkeypatch)
     data, config = changed
     broken = data / 'val' / 'two' / '00002.png'
     broken.write_bytes(content)
@@ -121,8 +119,7 @@ def test_testing_refuses_a_broken_image(
             call_tool('test', config, sound[0] / 'epoch_2.pth', '--cfg-options', f'test_dataloader.num_workers={num_workers}')
 
 
-def test_missing_data_says_how_to_make_it(tmp_path: Path, call_tool: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    keep_layout(monkeypatch)
+def test_missing_data_says_how_to_make_it(tmp_path: Path, call_tool: Callable[..., None]) -> None:
     config = write_classification_config(tmp_path / 'tiny.py', tmp_path / 'nowhere')
     message = rf'^error: .*Data not found: folder {tmp_path}/nowhere/train is missing; the data set comes from tools/make_demo_images\.py'
     with pytest.raises(SystemExit, match=message):
@@ -156,9 +153,7 @@ def test_folders_that_are_not_the_classes_are_named_before_anything_is_trained(
     message: str,
     changed: tuple[Path, Path],
     call_tool: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    keep_layout(monkeypatch)
     data, config = changed
     change(data)
     with pytest.raises(SystemExit, match=f'^error: .*{message}'):
@@ -199,9 +194,7 @@ def test_checkpoint_of_other_classes_is_refused(
     changed: tuple[Path, Path],
     sound: tuple[Path, list[str]],
     call_tool: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    keep_layout(monkeypatch)
     data, config = changed
     change(data)
     checkpoint = sound[0] / 'epoch_2.pth'
@@ -212,7 +205,6 @@ def test_checkpoint_of_other_classes_is_refused(
 def test_checkpoint_with_another_number_of_classes_is_refused(
     changed: tuple[Path, Path], sound: tuple[Path, list[str]], call_tool: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep_layout(monkeypatch)
     checkpoint = sound[0] / 'epoch_2.pth'
     message = rf'^error: {checkpoint}: .*bias \(10,\) \(model: \(9,\)\).*number of classes must be equal\. Remedy: '
     with pytest.raises(SystemExit, match=message):

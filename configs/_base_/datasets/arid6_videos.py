@@ -2,8 +2,8 @@
 # Each action has few training scenes, mostly others than in the test clips, so that appearance misleads. The network therefore gets
 # differences of neighbouring frames, at sizes and places drawn anew for every clip; ClipExposure lifts the footage, whose mean is below
 # 20 of 255, first. Played backwards, sitting down (2) becomes standing up (3), in the scenes of the other.
-# There is no calibration_dataloader: test clips test, and neighbours of the few training clips show the same scenes, on which a policy
-# would promise too much. With clips of your own, add one in the form of test_dataloader.
+# There is no calibration_dataloader: test clips test, and the training clips show two to four scenes per class, of which one held out
+# (part='holdout', group_pattern=r'_(\d+)_\d+\.') says too little. With clips of your own, add one in the form of test_dataloader.
 data_root = 'data/arid6'
 dataset_type = 'dynperceiver_action.Arid6Dataset'
 source = 'ARID (six-class subset, Xu et al. 2020, research use only), https://xuyu0010.github.io/arid.html'

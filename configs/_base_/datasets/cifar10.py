@@ -8,6 +8,7 @@ dataset_type = 'dynperceiver_cls.CIFAR10'
 source = 'CIFAR-10 python version (A. Krizhevsky), https://www.cs.toronto.edu/~kriz/cifar.html'
 num_classes = 10
 holdout = 0.1
+split_seed = 0
 
 train_pipeline = [
     dict(type='dynperceiver_cls.LoadImage'),
@@ -24,7 +25,7 @@ train_dataloader = dict(
     batch_size=128,
     num_workers=2,
     dataset=dict(
-        type=dataset_type, data_root=data_root, split='train', part='all', holdout=holdout, source=source,
+        type=dataset_type, data_root=data_root, split='train', part='all', holdout=holdout, split_seed=split_seed, source=source,
         pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=256,
@@ -36,5 +37,5 @@ calibration_dataloader = dict(
     batch_size=256,
     num_workers=2,
     dataset=dict(
-        type=dataset_type, data_root=data_root, split='train', part='holdout', holdout=holdout, source=source,
+        type=dataset_type, data_root=data_root, split='train', part='holdout', holdout=holdout, split_seed=split_seed, source=source,
         pipeline=test_pipeline))

@@ -10,13 +10,14 @@ dataset_type = 'dynperceiver_cls.ImageNet'
 source = 'ImageNet-1k (ILSVRC 2012 classification), https://image-net.org, after registration'
 num_classes = 1000
 holdout = 0.02
+split_seed = 0
 
 train_dataloader = dict(
     batch_size=128,
     num_workers=8,
     dataset=dict(
-        type=dataset_type, data_root=data_root, split='train', part='all', holdout=holdout, num_classes=num_classes,
-        source=source))
+        type=dataset_type, data_root=data_root, split='train', part='all', holdout=holdout, split_seed=split_seed,
+        num_classes=num_classes, source=source))
 val_dataloader = dict(
     batch_size=128,
     num_workers=8,
@@ -27,5 +28,5 @@ calibration_dataloader = dict(
     batch_size=128,
     num_workers=8,
     dataset=dict(
-        type=dataset_type, data_root=data_root, split='train', part='holdout', holdout=holdout, num_classes=num_classes,
-        source=source))
+        type=dataset_type, data_root=data_root, split='train', part='holdout', holdout=holdout, split_seed=split_seed,
+        num_classes=num_classes, source=source))

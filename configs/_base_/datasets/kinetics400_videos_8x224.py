@@ -1,12 +1,14 @@
 # Kinetics-400: 400 classes, videos decoded by decord.
 # Sampling, crops and flips are those of TSM with 8 frames of 224x224; testing takes one centre crop of one clip.
 # The lists have a line `file label` per clip, as mmaction2's tools/data/build_file_list.py writes them.
-# Exit policies are solved on kinetics400_holdout_list_videos.txt: some thousand lines moved there from the training list before training.
-# tools/calibrate.py refuses clips that were trained on.
+# Training takes all clips of its list, so that none is left for tools/calibrate.py, which needs 2 % of them: train for it with
+# --cfg-options train_dataloader.dataset.part=train. Otherwise it refuses, and says so.
 data_root = 'data/kinetics400'
 dataset_type = 'dynperceiver_action.VideoDataset'
 source = 'Kinetics-400 (DeepMind), https://github.com/cvdfoundation/kinetics-dataset'
 num_classes = 400
+holdout = 0.02
+split_seed = 0
 meta_keys = ('img_shape', 'img_key', 'video_id', 'timestamp', 'filename')
 
 train_pipeline = [
@@ -46,6 +48,9 @@ train_dataloader = dict(
         data_root=data_root,
         ann_file='kinetics400_train_list_videos.txt',
         data_prefix=dict(video='videos_train'),
+        part='all',
+        holdout=holdout,
+        split_seed=split_seed,
         source=source,
         pipeline=train_pipeline))
 val_dataloader = dict(
@@ -64,7 +69,9 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 calibration_dataloader = dict(
     val_dataloader,
-    dataset=dict(val_dataloader['dataset'], ann_file='kinetics400_holdout_list_videos.txt', data_prefix=dict(video='videos_train')))
+    dataset=dict(
+        val_dataloader['dataset'], ann_file='kinetics400_train_list_videos.txt', data_prefix=dict(video='videos_train'),
+        part='holdout', holdout=holdout, split_seed=split_seed))
 
 val_evaluator = dict(type='dynperceiver.MultiExitAccuracy')
 test_evaluator = val_evaluator

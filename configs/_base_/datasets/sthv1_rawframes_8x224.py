@@ -1,12 +1,14 @@
 # Something-Something V1: 174 classes, raw frames as the data set ships, one folder of 00001.jpg, 00002.jpg ... per clip.
 # Sampling, crops and flips are those of TSM with 8 frames of 224x224; testing takes one centre crop of one clip.
 # The lists have a line `folder number_of_frames label` per clip, as mmaction2's tools/data/build_file_list.py writes them.
-# Exit policies are solved on sthv1_holdout_list_rawframes.txt: some thousand lines moved there from the training list before training.
-# tools/calibrate.py refuses clips that were trained on.
+# Training takes all clips of its list, so that none is left for tools/calibrate.py, which needs 2 % of them: train for it with
+# --cfg-options train_dataloader.dataset.part=train. Otherwise it refuses, and says so.
 data_root = 'data/sthv1'
 dataset_type = 'dynperceiver_action.RawframeDataset'
 source = 'Something-Something V1 (20BN, now Qualcomm), https://www.qualcomm.com/developer/software/something-something-v-2-dataset'
 num_classes = 174
+holdout = 0.02
+split_seed = 0
 meta_keys = ('img_shape', 'img_key', 'video_id', 'timestamp', 'frame_dir')
 # Mirrored, these classes become one another: what went from left to right goes from right to left.
 flip_label_map = {2: 4, 4: 2, 30: 41, 41: 30, 52: 66, 66: 52}
@@ -47,6 +49,9 @@ train_dataloader = dict(
         ann_file='sthv1_train_list_rawframes.txt',
         data_prefix=dict(img='rawframes'),
         filename_tmpl='{:05}.jpg',
+        part='all',
+        holdout=holdout,
+        split_seed=split_seed,
         source=source,
         pipeline=train_pipeline))
 val_dataloader = dict(
@@ -66,7 +71,9 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 calibration_dataloader = dict(
     val_dataloader,
-    dataset=dict(val_dataloader['dataset'], ann_file='sthv1_holdout_list_rawframes.txt'))
+    dataset=dict(
+        val_dataloader['dataset'], ann_file='sthv1_train_list_rawframes.txt', part='holdout', holdout=holdout,
+        split_seed=split_seed))
 
 val_evaluator = dict(type='dynperceiver.MultiExitAccuracy')
 test_evaluator = val_evaluator

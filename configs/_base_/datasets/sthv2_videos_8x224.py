@@ -1,12 +1,14 @@
 # Something-Something V2: 174 classes, videos (webm as the data set ships, or re-encoded), decoded by decord.
 # Sampling, crops and flips are those of TSM with 8 frames of 224x224; testing takes one centre crop of one clip.
 # The lists have a line `file label` per clip, as mmaction2's tools/data/build_file_list.py writes them.
-# Exit policies are solved on sthv2_holdout_list_videos.txt: some thousand lines moved there from the training list before training.
-# tools/calibrate.py refuses clips that were trained on.
+# Training takes all clips of its list, so that none is left for tools/calibrate.py, which needs 2 % of them: train for it with
+# --cfg-options train_dataloader.dataset.part=train. Otherwise it refuses, and says so.
 data_root = 'data/sthv2'
 dataset_type = 'dynperceiver_action.VideoDataset'
 source = 'Something-Something V2 (20BN, now Qualcomm), https://www.qualcomm.com/developer/software/something-something-v-2-dataset'
 num_classes = 174
+holdout = 0.02
+split_seed = 0
 meta_keys = ('img_shape', 'img_key', 'video_id', 'timestamp', 'filename')
 # Mirrored, these classes become one another: what went from left to right goes from right to left.
 flip_label_map = {86: 87, 87: 86, 93: 94, 94: 93, 166: 167, 167: 166}
@@ -48,6 +50,9 @@ train_dataloader = dict(
         data_root=data_root,
         ann_file='sthv2_train_list_videos.txt',
         data_prefix=dict(video='videos'),
+        part='all',
+        holdout=holdout,
+        split_seed=split_seed,
         source=source,
         pipeline=train_pipeline))
 val_dataloader = dict(
@@ -66,7 +71,9 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 calibration_dataloader = dict(
     val_dataloader,
-    dataset=dict(val_dataloader['dataset'], ann_file='sthv2_holdout_list_videos.txt'))
+    dataset=dict(
+        val_dataloader['dataset'], ann_file='sthv2_train_list_videos.txt', part='holdout', holdout=holdout,
+        split_seed=split_seed))
 
 val_evaluator = dict(type='dynperceiver.MultiExitAccuracy')
 test_evaluator = val_evaluator

@@ -1,4 +1,4 @@
-"""What all data sets of images share: splits, and what becomes of broken images."""
+"""What all data sets of images share: parts, and what becomes of broken images; for how parts are chosen see test_held_out_parts.py."""
 
 from __future__ import annotations
 
@@ -29,21 +29,29 @@ def _positions(dataset: PackedImages) -> list[int]:
 
 def test_parts_are_balanced_and_do_not_overlap(tmp_path: Path) -> None:
     train, holdout = (_packed(tmp_path, part=part, holdout=0.2) for part in ('train', 'holdout'))
-    assert _positions(holdout) == [9, 10, 14]  # the last fifth of each class
-    assert _positions(train) == [*range(9), 11, 12, 13]
+    assert sorted(LABELS[i] for i in _positions(holdout)) == [0, 1, 1]  # a fifth of each class
+    assert _positions(train) == [i for i in range(15) if i not in _positions(holdout)]
     assert [holdout.get_data_info(i)['sample_idx'] for i in range(3)] == [0, 1, 2]
     assert _positions(_packed(tmp_path)) == list(range(15))
-    assert _positions(_packed(tmp_path, part='holdout', holdout=0.01)) == [10, 14]  # at least one of each class
-    assert _positions(_packed(tmp_path, part='holdout', holdout=0.2, indices=2)) == [9, 10]
+    assert sorted(LABELS[i] for i in _positions(_packed(tmp_path, part='holdout', holdout=0.01))) == [0, 1]  # at least one of each class
+    assert _positions(_packed(tmp_path, part='holdout', holdout=0.2, indices=2)) == _positions(holdout)[:2]
+
+
+def test_parts_without_a_seed_are_the_last_images_of_every_class(tmp_path: Path) -> None:
+    train, holdout = (_packed(tmp_path, part=part, holdout=0.2, split_seed=None) for part in ('train', 'holdout'))
+    assert _positions(holdout) == [9, 10, 14] and _positions(train) == [*range(9), 11, 12, 13]
 
 
 @pytest.mark.parametrize(
     ('arguments', 'text'),
     [
-        (dict(part='val'), "part='val' must be one of ('all', 'train', 'holdout'); 'all' takes every image"),
+        (dict(part='val'), "part='val' must be one of ('all', 'train', 'holdout'); 'all' takes every sample"),
         (dict(part='train'), "holdout=None must lie in (0, 1) with part='train'; holdout=0.1 holds out a tenth"),
         (dict(part='holdout', holdout=1), "holdout=1 must lie in (0, 1) with part='holdout'"),
-        (dict(part='train', holdout=0.92), 'with holdout=0.92, classes 0 have no image left for training (class 0 has 5); lower'),
+        (dict(part='holdout', holdout='10%'), "holdout=10% must lie in (0, 1) with part='holdout'"),
+        (dict(split_seed=0.5), 'split_seed=0.5 must be a whole number, or None for the last samples of every class'),
+        (dict(split_seed=True), 'split_seed=True must be a whole number'),
+        (dict(part='train', holdout=0.92), 'npz: with holdout=0.92, classes 0 have no sample left for training (class 0 has 5); low'),
     ],
 )
 def test_splits_are_checked(tmp_path: Path, arguments: dict[str, Any], text: str) -> None:

@@ -55,7 +55,7 @@ def test_columns_and_forms(root: Path) -> None:
     unlabelled = _dataset(root, 'path\na.png\nb.png\n', label_column=None, metainfo=CLASSES)
     assert _labels(unlabelled) == [None, None]
     assert 'gt_label' not in unlabelled[0]['data_samples']
-    with pytest.raises(ValueError, match="part='train' needs a label for every image"):
+    with pytest.raises(ValueError, match="part='train' needs one label for every sample, and 2 of 2 have none"):
         _dataset(root, 'path\na.png\nb.png\n', label_column=None, part='train', holdout=0.5)
 
 

@@ -61,7 +61,7 @@ def test_what_a_spawned_worker_is_sent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('context', ['fork', pytest.param('spawn', marks=pytest.mark.slow)])
 def test_workers(tmp_path: Path, context: str) -> None:
-    dataset = _dataset(tmp_path, part='holdout', holdout=0.4)
+    dataset = _dataset(tmp_path, part='holdout', holdout=0.4, split_seed=None)
     loader = DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=stack_samples, multiprocessing_context=context)
     (batch,) = list(loader)
     assert batch['inputs'].is_contiguous(memory_format=torch.channels_last)
@@ -88,6 +88,9 @@ def _set(name: str, value: Any) -> Callable[[Arrays], None]:
         (_set('train_jpeg', [[1, 2]]), 'train_jpeg must be the bytes of all images in a row, but is an array of int64 with shape (1, 2)'),
         (_set('train_offset', [0.0, 1.0]), 'train_offset must be whole numbers, one more than there are images, but is an'),
         (_set('train_offset', [0]), 'train_offset must be whole numbers, one more than there are images'),
+        (_set('train_group', [1, 2]), 'train_group must be a whole number or a name per image, and there are 5 images, but it is'),
+        (_set('train_group', [0.5] * 5), 'train_group must be a whole number or a name per image'),
+        (_set('train_group', ['a', ' ', 'b', '', 'c']), 'train_group has no name for 2 of 5 images, for example image 1; name a group'),
         (_set('classes', [1, 2]), 'classes must be names, but is an array of int64'),
     ],
 )

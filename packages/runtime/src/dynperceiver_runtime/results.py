@@ -20,7 +20,7 @@ class RunResult:
 
     Attributes:
         logits: Logits of the exit where each sample left, shape (S, K).
-        exit_index: That exit, 0 to 3, shape (S,).
+        exit_index: Index of that exit, from 0 (exit 1 has index 0), shape (S,).
         confidence: The policy's score there (for ``score='confidence'`` the largest softmax probability), shape (S,).
     """
 

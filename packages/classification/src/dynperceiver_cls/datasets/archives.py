@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dynperceiver.data import in_words
 from dynperceiver_runtime import UserError
 
-from .base import ImageDataset, in_words
+from .base import ImageDataset
 
 __all__ = ['Archive', 'ArchiveDataset']
 
@@ -24,10 +25,12 @@ class Archive:
 
     Attributes:
         labels: Class number of every image.
+        groups: Name of the group of every image, None where it has no groups.
         classes: Names of the classes.
     """
 
     labels: Sequence[int]
+    groups: Sequence[str] | None = None
     classes: tuple[str, ...]
 
     def __init__(self, path: str, split: str) -> None:
@@ -57,12 +60,17 @@ class ArchiveDataset(ImageDataset):
 
     Raises:
         MissingFileError: If the data is missing (with ``lazy_init=True``: when first needed).
-        UserError: If it is broken, or ``metainfo['classes']`` differs from the archive's.
+        UserError: If it is broken, ``metainfo['classes']`` differs from the archive's, or there is a ``group_pattern``.
     """
 
     entry_name = 'entry'
 
     def __init__(self, *args: Any, split: str = 'train', **kwargs: Any) -> None:
+        if kwargs.get('group_pattern') is not None:
+            raise UserError(
+                f'group_pattern={kwargs["group_pattern"]!r} needs paths, and images of an archive have none; leave it out. Groups of an '
+                'npz file for PackedImages stand in its array SPLIT_group.'
+            )
         self.split = split
         self._archive: Archive | None = None
         super().__init__(*args, **kwargs)
@@ -82,7 +90,14 @@ class ArchiveDataset(ImageDataset):
             )
         self._metainfo['classes'] = archive.classes
         name = self.ann_file.rstrip('/').rpartition('/')[2]
-        return [{'img_path': f'{name}#{self.split}/{i}', 'gt_label': label, 'position': i} for i, label in enumerate(archive.labels)]
+        samples = [{'img_path': f'{name}#{self.split}/{i}', 'gt_label': label, 'position': i} for i, label in enumerate(archive.labels)]
+        if archive.groups is not None:
+            samples = [{**sample, 'group': group} for sample, group in zip(samples, archive.groups, strict=True)]
+        return samples
+
+    def split_name(self, info: dict[str, Any]) -> str:
+        """Return the name that an image is known by: its number in the split, whatever the archive is called."""
+        return f'{self.split}/{info["position"]}'
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return the info of a sample, with its image as ``img_bytes``."""

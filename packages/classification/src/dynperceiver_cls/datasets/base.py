@@ -4,51 +4,38 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
 from mmengine.dataset import BaseDataset
 
-from dynperceiver.data import BadSampleMixin, Fault, Reason, diagnose_image, first_line
+from dynperceiver.data import BadSampleMixin, Fault, HeldOutPartMixin, Reason, diagnose_image, first_line, in_words
 from dynperceiver_runtime import MissingFileError, UserError
 
 from ..transforms import decode_image
 
-__all__ = ['PARTS', 'ImageDataset', 'in_words']
-
-PARTS = ('all', 'train', 'holdout')
+__all__ = ['ImageDataset']
 
 
-class ImageDataset(BadSampleMixin, BaseDataset):
+class ImageDataset(HeldOutPartMixin, BadSampleMixin, BaseDataset):
     """A data set of images, each with the number of its class.
 
     A subclass overrides :meth:`load_samples`. Broken images are skipped in training and refused in testing; see
-    :class:`~dynperceiver.data.BadSampleMixin`.
+    :class:`~dynperceiver.data.BadSampleMixin`. A part of every class can be held out from training; see
+    :class:`~dynperceiver.data.HeldOutPartMixin`.
 
-    A sample's info has ``img_path``, ``gt_label`` (absent for an unlabelled image), ``sample_idx`` and, where images do not come in files
-    of their own, ``img_bytes``, the content of an image file.
+    A sample's info has ``img_path``, ``gt_label`` (absent for an unlabelled image), ``sample_idx``, where images do not come in files
+    of their own, ``img_bytes``, the content of an image file, and where the annotation has groups, ``group``.
 
     Args:
         args: Passed on to MMEngine's ``BaseDataset``.
-        part: ``'all'``, or one part of a split: ``'train'`` has the first images of every class, ``'holdout'`` the rest. The two never
-            overlap, and both are the same in every run.
-        holdout: Share of every class's images that is held out, in (0, 1); needed unless ``part='all'``.
-        kwargs: Passed on to ``BaseDataset`` and :class:`~dynperceiver.data.BadSampleMixin` (``source``).
+        kwargs: Passed on to ``BaseDataset``, :class:`~dynperceiver.data.HeldOutPartMixin` (``part``, ``holdout``, ``split_seed``,
+            ``group_pattern``) and :class:`~dynperceiver.data.BadSampleMixin` (``source``).
 
     Raises:
         MissingFileError: If files or folders are missing (with ``lazy_init=True``: when the data is first needed).
         UserError: If what is there is not as the arguments say.
     """
-
-    def __init__(self, *args: Any, part: str = 'all', holdout: float | None = None, **kwargs: Any) -> None:
-        if part not in PARTS:
-            raise UserError(f"part={part!r} must be one of {PARTS}; 'all' takes every image.")
-        if part != 'all' and (holdout is None or not 0 < holdout < 1):
-            raise UserError(f'holdout={holdout} must lie in (0, 1) with part={part!r}; holdout=0.1 holds out a tenth of every class.')
-        self.part = part
-        self.holdout = holdout
-        super().__init__(*args, **kwargs)
 
     def load_samples(self) -> list[dict[str, Any]]:
         """Find the samples, and put the classes' names into ``self._metainfo['classes']``.
@@ -66,32 +53,6 @@ class ImageDataset(BadSampleMixin, BaseDataset):
         # Where there is no list of the samples, messages name the folder.
         self.ann_file = self.ann_file or self.data_prefix.get('img_path', '').rstrip('/')
         return self.load_samples()
-
-    def filter_data(self) -> list[dict[str, Any]]:
-        """Keep one part of the samples.
-
-        Raises:
-            UserError: If a class has too few images to be split, or an image has no label.
-        """
-        if self.part == 'all':
-            return self.data_list
-        if any('gt_label' not in info for info in self.data_list):
-            raise UserError(f"{self.ann_file}: part={self.part!r} needs a label for every image; use part='all' for unlabelled images.")
-        counts = Counter(info['gt_label'] for info in self.data_list)
-        num_first = {label: count - max(1, round(count * self.holdout)) for label, count in counts.items()}
-        short = sorted(label for label, count in num_first.items() if count < 1)
-        if short:
-            raise UserError(
-                f'{self.ann_file}: with holdout={self.holdout}, classes {in_words(short)} have no image left for training '
-                f'(class {short[0]} has {counts[short[0]]}); lower holdout, or add images.'
-            )
-        seen: Counter[int] = Counter()
-        parts: dict[str, list[dict[str, Any]]] = {'train': [], 'holdout': []}
-        for info in self.data_list:
-            label = info['gt_label']
-            parts['train' if seen[label] < num_first[label] else 'holdout'].append(info)
-            seen[label] += 1
-        return parts[self.part]
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the class of a sample in a list, for MMEngine's ``ClassBalancedDataset``."""
@@ -163,14 +124,3 @@ class ImageDataset(BadSampleMixin, BaseDataset):
         for prefix in self.data_prefix.values():
             if prefix and not self.is_remote(prefix) and not os.path.isdir(prefix):
                 raise self.missing_data('folder', prefix)
-
-
-def in_words(items: Sequence[Any], limit: int = 5) -> str:
-    """List items on one line, the first ones only if they are many.
-
-    Args:
-        items: What to list.
-        limit: How many.
-    """
-    text = ', '.join(str(item) for item in items[:limit])
-    return text + (f' and {len(items) - limit} more' if len(items) > limit else '')

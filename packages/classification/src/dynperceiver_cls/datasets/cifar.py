@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from dynperceiver.data import in_words
 from dynperceiver_runtime import UserError
+from dynperceiver_runtime.files import reading
 
 from ..registry import DATASETS
 from .archives import Archive, ArchiveDataset
-from .base import in_words
 
 __all__ = ['CIFAR10', 'CIFAR100', 'load_batch']
 
@@ -53,7 +54,7 @@ def load_batch(path: str) -> dict[str, Any]:
     Raises:
         UserError: If the file is cut off, or has something else in it.
     """
-    with open(path, 'rb') as file:
+    with reading(path), open(path, 'rb') as file:
         try:
             content = _DataOnly(file, encoding='bytes').load()
         except Exception as error:  # a broken pickle raises errors of many types
@@ -120,7 +121,7 @@ class CIFAR10(ArchiveDataset):
         data_root: Folder with ``cifar-10-batches-py``.
         split: ``'train'`` (50,000 images of 32x32 pixels) or ``'test'`` (10,000).
         source: See :class:`~dynperceiver.data.BadSampleMixin`.
-        kwargs: Passed on to :class:`ImageDataset` (``part``, ``holdout``).
+        kwargs: Passed on to :class:`ImageDataset` (``part``, ``holdout``, ``split_seed``).
 
     Raises:
         MissingFileError: If a file is missing (with ``lazy_init=True``: when first needed).

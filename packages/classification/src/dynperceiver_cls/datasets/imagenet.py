@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from dynperceiver.data import in_words
 from dynperceiver_runtime import UserError
 
 from ..registry import DATASETS
-from .base import in_words
 from .folders import ImageFolder, list_folders
 from .lists import read_name_label_list, require_images
 

@@ -9,10 +9,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dynperceiver.data import in_words
 from dynperceiver_runtime import MissingFileError, UserError
+from dynperceiver_runtime.files import reading
 
 from ..registry import DATASETS
-from .base import ImageDataset, in_words
+from .base import ImageDataset
 
 __all__ = ['CSVImages', 'read_name_label_list', 'require_images']
 
@@ -58,7 +60,7 @@ def read_name_label_list(path: str) -> list[tuple[str, int]]:
         UserError: If a line is something else, or there is none.
     """
     try:
-        with open(path, encoding='utf-8') as file:
+        with reading(path, 'list of images'), open(path, encoding='utf-8') as file:
             lines = file.readlines()
     except UnicodeDecodeError as error:
         raise UserError(f'{path} is no UTF-8 text ({error}); save it as UTF-8.') from error
@@ -89,6 +91,8 @@ class CSVImages(ImageDataset):
         ann_file: The CSV file, in UTF-8.
         path_column: Column with the paths, which count from ``data_prefix['img_path']`` below ``data_root``.
         label_column: Column with the labels; None for unlabelled images.
+        group_column: Column that says which images belong together, such as those of a person, a scene or a video: when a part is held
+            out, they stay in one part. None where every image stands for itself.
         delimiter: What stands between columns.
         kwargs: Passed on to :class:`ImageDataset`.
 
@@ -98,10 +102,22 @@ class CSVImages(ImageDataset):
     """
 
     def __init__(
-        self, ann_file: str, *, path_column: str = 'path', label_column: str | None = 'label', delimiter: str = ',', **kwargs: Any
+        self,
+        ann_file: str,
+        *,
+        path_column: str = 'path',
+        label_column: str | None = 'label',
+        group_column: str | None = None,
+        delimiter: str = ',',
+        **kwargs: Any,
     ) -> None:
+        if group_column is not None and kwargs.get('group_pattern') is not None:
+            raise UserError(
+                f'group_column={group_column!r} and group_pattern={kwargs["group_pattern"]!r} both say what the groups are; leave one out.'
+            )
         self.path_column = path_column
         self.label_column = label_column
+        self.group_column = group_column
         self.delimiter = delimiter
         super().__init__(ann_file=ann_file, **kwargs)
 
@@ -123,6 +139,13 @@ class CSVImages(ImageDataset):
             sample: dict[str, Any] = {'img_path': os.path.join(prefix, path)}
             if self.label_column is not None:
                 sample['gt_label'] = _label(row[self.label_column].strip(), numbers, where)
+            if self.group_column is not None:
+                sample['group'] = row[self.group_column].strip()
+                if not sample['group']:
+                    raise UserError(
+                        f'{where}: {self.group_column} is empty; write what the image belongs to, such as a person, or a name of its own '
+                        'where it stands for itself.'
+                    )
             samples.append(sample)
         if not samples:
             raise UserError(f'{self.ann_file} names no image; it must have a line for each after the header.')
@@ -135,7 +158,7 @@ class CSVImages(ImageDataset):
 
     def _rows(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Place and columns of every line."""
-        with open(self.ann_file, encoding='utf-8-sig', newline='') as file:
+        with reading(self.ann_file, 'list of images'), open(self.ann_file, encoding='utf-8-sig', newline='') as file:
             reader = csv.reader(file, delimiter=self.delimiter, strict=True)
             try:
                 header = [name.strip() for name in next(reader, [])]
@@ -156,13 +179,14 @@ class CSVImages(ImageDataset):
 
     def _check_header(self, header: list[str]) -> None:
         repeated = sorted({name for name in header if header.count(name) > 1})
-        wanted = [name for name in (self.path_column, self.label_column) if name is not None]
+        wanted = [name for name in (self.path_column, self.label_column, self.group_column) if name is not None]
         lacking = [name for name in wanted if name not in header]
         if repeated or lacking:
             what = f'repeats {in_words(repeated)}' if repeated else f'lacks {in_words(lacking)}'
             raise UserError(
                 f'{self.ann_file}, line 1: the header {in_words(header, 10)!r} {what}; it must name every column once, for example '
-                f'{self.delimiter.join(wanted)!r}. Correct it, or set path_column, label_column and delimiter.'
+                f'{self.delimiter.join(wanted)!r}. Correct it, or set path_column, label_column, group_column '
+                'and delimiter.'
             )
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from dynperceiver.data import in_words
 from dynperceiver_runtime import UserError
 
 from ..registry import DATASETS
 from .archives import Archive, ArchiveDataset
-from .base import in_words
 
 __all__ = ['PackedFile', 'PackedImages']
 
@@ -21,7 +21,7 @@ class PackedFile(Archive):
 
     Args:
         path: The npz file.
-        split: Which arrays to read: ``{split}_jpeg``, ``{split}_offset``, ``{split}_label``.
+        split: Which arrays to read: ``{split}_jpeg``, ``{split}_offset``, ``{split}_label``, and ``{split}_group`` where it is there.
 
     Raises:
         UserError: If the file is broken, or its arrays are not what is expected; the text names file and array.
@@ -36,6 +36,7 @@ class PackedFile(Archive):
                 lacking = [name for name in names if name not in found]
                 if not lacking:
                     stream, offsets, labels, classes = (arrays[name] for name in names)
+                    groups = arrays[f'{split}_group'] if f'{split}_group' in found else None
         except (zipfile.BadZipFile, EOFError, OSError, ValueError, AttributeError, TypeError) as error:
             raise UserError(f'{path} is no complete npz file ({type(error).__name__}: {error}); copy or make it again.') from error
         if lacking:
@@ -46,12 +47,28 @@ class PackedFile(Archive):
             )
         self._check(stream, offsets, labels, classes)
         self.labels: list[int] = labels.tolist()
+        if groups is not None:
+            self.groups = self._group_names(groups)
         self.classes = tuple(str(name) for name in classes)
         self._stream, self._offsets = stream, offsets
 
     def read(self, position: int) -> bytes:
         """Return the content of an image file, by its number in the split."""
         return self._stream[self._offsets[position] : self._offsets[position + 1]].tobytes()
+
+    def _group_names(self, groups: np.ndarray) -> list[str]:
+        if groups.dtype.kind not in 'iuU' or groups.shape != (len(self.labels),):
+            raise UserError(
+                f'{self.path}: {self.split}_group must be a whole number or a name per image, and there are {len(self.labels)} images, but '
+                f'it is {_describe(groups)}; make the file again.'
+            )
+        names = [str(group).strip() for group in groups.tolist()]
+        if '' in names:
+            raise UserError(
+                f'{self.path}: {self.split}_group has no name for {names.count("")} of {len(names)} images, for example image '
+                f'{names.index("")}; name a group for each, or make the file without this array.'
+            )
+        return names
 
     def _check(self, stream: np.ndarray, offsets: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> None:
         where = f'{self.path}: {self.split}'
@@ -92,11 +109,13 @@ class PackedImages(ArchiveDataset):
 
     For every split, it has the arrays ``{split}_jpeg`` (uint8, the contents of all image files in a row, of any format), ``{split}_offset``
     (int64, n + 1; where each begins, and the end) and ``{split}_label`` (whole numbers, n), and once ``classes`` (names in label order).
+    It may have ``{split}_group`` (whole numbers or names, n), which says what images belong together, such as frames of a video: they stay
+    in one part when a part is held out.
 
     Args:
         ann_file: The npz file.
         args: Passed on to :class:`ArchiveDataset`.
-        kwargs: Passed on to :class:`ArchiveDataset` (``split``) and :class:`ImageDataset` (``part``, ``holdout``).
+        kwargs: Passed on to :class:`ArchiveDataset` (``split``) and :class:`ImageDataset` (``part``, ``holdout``, ``split_seed``).
 
     Raises:
         MissingFileError: If the file is missing (with ``lazy_init=True``: when first needed).

@@ -21,8 +21,11 @@ from ..models import DynPerceiver, network_with_exits
 from .engines import ENGINES
 from .fingerprints import fingerprint_of_network
 from .freezing import freeze
+from .torch_engine import TorchEngine
 
-__all__ = ['DynamicRunner']
+__all__ = ['DynamicRunner', 'average_views_of']
+
+DEFAULT_SIZE = (224, 224)  # as freeze() has it
 
 
 class DynamicRunner(EngineRunner):
@@ -39,12 +42,14 @@ class DynamicRunner(EngineRunner):
         backend: Where to run: a name in :data:`~dynperceiver.deployment.ENGINES`, or an engine.
         max_exit: See :class:`dynperceiver_runtime.DynamicRunner`.
         views: See there.
+        average_views: See there. Default: as the model averages in a plain test, by its attribute of this name (see
+            :func:`average_views_of`).
         clock: See there.
         options: For the engine, for example ``num_threads`` (ONNX Runtime), ``device`` and ``dtype`` (PyTorch), ``folded``.
 
     Raises:
         UserError: If the model cannot be run, or the policy was made for another checkpoint.
-        ValueError: If the policy has another number of exits, or an argument breaks its rule.
+        ValueError: If the policy has another number of exits, or an argument is not one of those above.
     """
 
     def __init__(
@@ -55,10 +60,11 @@ class DynamicRunner(EngineRunner):
         *,
         max_exit: int | None = None,
         views: int = 1,
+        average_views: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
         **options: Any,
     ) -> None:
-        settings: dict[str, Any] = dict(max_exit=max_exit, views=views, clock=clock)
+        settings: dict[str, Any] = dict(max_exit=max_exit, views=views, average_views=average_views, clock=clock)
         if not isinstance(backend, str):
             if model is not None:
                 raise EngineError(f'backend is a {type(backend).__name__}, which is made already; pass model=None, or name the backend')
@@ -75,28 +81,36 @@ class DynamicRunner(EngineRunner):
             self.network = network_with_exits(model)
             self._freezing = threading.Lock()
             self._engine = None
+            settings['average_views'] = average_views or average_views_of(model)
             self._set_up(_Unfrozen(self.network), policy, **settings)
 
     @property
     def engine(self) -> Engine:
-        """Where segments run.
+        """Where segments run. Before the first images, PyTorch's is made for the default size of :func:`~dynperceiver.deployment.freeze`.
 
         Raises:
-            EngineError: If no images came yet: it is made for their size.
+            EngineError: If no images have come yet, and the engine can run images of one size alone.
         """
-        if self._engine is None:
+        if not isinstance(self.served, _Unfrozen):
+            return super().engine
+        if self._engine is None and self._make_engine is not TorchEngine:
             raise EngineError(
-                'the network is frozen when the first images come, for their size, and before that there is no engine; call '
-                'warm_up(images) first, or freeze the network yourself and pass the engine'
+                'there is no engine yet: the network is exported for the size of the first images; run a batch first, or export the '
+                'network for the size of your images, and pass the folder in its place'
             )
-        return self._engine
+        return self._engine_of_size(DEFAULT_SIZE)
 
     def _engine_for(self, images: Any) -> Engine:
-        if isinstance(self.served, _Unfrozen):
-            with self._freezing:  # first calls from several threads wait for one frozen network
-                if self._engine is None:
-                    self._engine = self._freeze(check_images(np.shape(images), self.served.num_frames))
-        return self.engine
+        if not isinstance(self.served, _Unfrozen):
+            return super()._engine_for(images)
+        return self._engine_of_size(check_images(np.shape(images), self.served.num_frames))
+
+    def _engine_of_size(self, image_size: tuple[int, int]) -> Engine:
+        """The engine, made for this size if there is none yet."""
+        with self._freezing:  # first calls from several threads wait for one frozen network
+            if self._engine is None:
+                self._engine = self._freeze(image_size)
+            return self._engine
 
     def _freeze(self, image_size: tuple[int, int]) -> Engine:
         options = dict(self._options)
@@ -117,12 +131,17 @@ class DynamicRunner(EngineRunner):
             ) from None
 
 
+def average_views_of(model: object) -> str:
+    """How a model averages the views of a video in a plain test: its attribute ``average_views``, or ``'score'``, their mean logits."""
+    return str(getattr(model, 'average_views', 'score'))
+
+
 class _Unfrozen:
     """What is known of a network before it is frozen."""
 
     def __init__(self, network: DynPerceiver) -> None:
         self.network = network
-        self.num_exits = len(network.segments)
+        self.num_exits = network.num_exits
         self.num_classes = int(network.num_classes or 0)
         self.num_frames = network.num_frames
 

@@ -10,6 +10,7 @@ from .non_finite_loss import NonFiniteError, NonFiniteLossHook
 from .reference_checkpoint import ReferenceCheckpointHook
 from .resumable_randomness import ResumableRandomnessHook, SeedSample
 from .skipped_samples import SkippedSampleHook
+from .split_record import SplitRecordHook
 from .test_scalars import TestScalarsHook
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     'ResumableRandomnessHook',
     'SeedSample',
     'SkippedSampleHook',
+    'SplitRecordHook',
     'SyncAveragedBuffersHook',
     'TestScalarsHook',
     'TimedRunner',

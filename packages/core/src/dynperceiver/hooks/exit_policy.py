@@ -50,7 +50,7 @@ class TimedRunner(DynamicRunner):
         model: A model that holds a :class:`~dynperceiver.models.DynPerceiver` with exits.
         policy: Who leaves where.
         backend: ``'torch'`` or ``'onnxruntime'``.
-        max_exit: Exit cap, 0 to 3; default all exits.
+        max_exit: Exit cap; index of an exit, from 0 (exit 1 has index 0). Default: all exits.
         options: See :class:`~dynperceiver.inference.DynamicRunner`.
 
     Attributes:
@@ -77,7 +77,9 @@ class TimedRunner(DynamicRunner):
         capped = self.max_exit < self.served.num_exits - 1
         return {} if self.policy.record is None or capped else self.policy.record.expected
 
-    def __call__(self, images: Any, *, deadline_ms: float | None = None, max_exit: int | None = None) -> RunResult:
+    def __call__(
+        self, images: Any, *, deadline_ms: float | None = None, max_exit: int | None = None, views: int | None = None
+    ) -> RunResult:
         """Answer a batch; see :class:`~dynperceiver.inference.DynamicRunner`.
 
         Raises:
@@ -90,19 +92,19 @@ class TimedRunner(DynamicRunner):
             else:
                 torch.cuda.synchronize(images.device)
         if not self.cost_gflops:
-            self._prepare(images)
+            self._prepare(images, self.views if views is None else views)
         started = self.clock()
-        result = super().__call__(images, deadline_ms=deadline_ms, max_exit=max_exit)
+        result = super().__call__(images, deadline_ms=deadline_ms, max_exit=max_exit, views=views)
         self.batch_ms = (self.clock() - started) * 1e3
         return result
 
-    def _prepare(self, images: Any) -> None:
+    def _prepare(self, images: Any, views: int) -> None:
         try:
-            self.warm_up(images, rounds=1)
+            self.warm_up(images, rounds=1, views=views)
         except (ValueError, ImportError) as error:
             raise CheckpointError(f'the {self.backend_name} backend cannot run the network: {error}') from error
         costs = count_exit_costs(self.network, images.shape[-2], images.shape[-1])
-        self.cost_gflops = tuple(self.views * cost.cost_gmacs for cost in costs)
+        self.cost_gflops = tuple(views * cost.cost_gmacs for cost in costs)
 
 
 @HOOKS.register_module()
@@ -116,7 +118,8 @@ class ExitPolicyHook(Hook):
     Args:
         policy: The policy's JSON file.
         backend: ``'torch'`` or ``'onnxruntime'``.
-        max_exit: Exit cap: the last exit that a sample may take, 0 to 3. Default: all exits.
+        max_exit: Exit cap: index of the last exit that a sample may take, from 0 (exit 1 has index 0). Default: all exits.
+            ``--max-exit`` of ``tools/test.py`` counts exits from 1.
     """
 
     priority = 'LOWEST'

@@ -57,6 +57,7 @@ def build_calibration(cfg: Config) -> Calibration:
     runner.call_hook('before_test')
     loader = runner.test_dataloader
     meta = checkpoint.get('meta')
-    text = meta.get('cfg') if isinstance(meta, Mapping) else None
-    check_held_out(cfg, loader.dataset, text if isinstance(text, str) else None)
+    meta = meta if isinstance(meta, Mapping) else {}
+    text = meta.get('cfg')
+    check_held_out(cfg, loader.dataset, text if isinstance(text, str) else None, meta.get('split_records'))
     return Calibration(runner.model.eval(), loader, fingerprint_of_samples(loader.dataset))

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..hooks import CheckpointFileHook
+from ..hooks import CheckpointFileHook, SplitRecordHook
 
 __all__ = ['build_runner', 'leave_config_unformatted', 'prepare_cpu_processes']
 
@@ -46,10 +46,14 @@ def leave_config_unformatted(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Runner of a config, of the config's own ``runner_type`` where it names one; it names the checkpoint file that it cannot load."""
+    """Runner of a config, of the config's own ``runner_type`` where it names one; it names the checkpoint file that it cannot load.
+
+    What a checkpoint needs to be calibrated is kept in it; see :class:`~dynperceiver.hooks.SplitRecordHook`.
+    """
     leave_config_unformatted(cfg)
     prepare_cpu_processes(cfg)
     runner: Runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if not any(isinstance(hook, CheckpointFileHook) for hook in runner.hooks):
-        runner.register_hook(CheckpointFileHook())
+    for kind in (CheckpointFileHook, SplitRecordHook):
+        if not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
     return runner

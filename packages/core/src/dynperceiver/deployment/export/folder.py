@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from dynperceiver_runtime.engines.base import EngineError
 from dynperceiver_runtime.engines.manifest import FORMAT, MANIFEST, POLICY, VERSION, Manifest, read_manifest
 from dynperceiver_runtime.errors import ExistingFileError
+from dynperceiver_runtime.files import write_json
 
 __all__ = ['check_target', 'new_folder', 'write_manifest']
 
@@ -75,4 +75,4 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write a folder's manifest."""
     content = {'format': FORMAT, 'version': VERSION, **asdict(manifest)}
-    (folder / MANIFEST).write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + '\n', encoding='utf-8')
+    write_json(folder / MANIFEST, content, 'manifest', allow_nan=False)

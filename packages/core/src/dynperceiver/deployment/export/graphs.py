@@ -56,7 +56,7 @@ class SegmentGraph(nn.Module):
 
     Args:
         network: The network, folded.
-        number: 1..4.
+        number: The segment's number, from 1.
         entries: Entries of the next state to return after the logits.
     """
 
@@ -174,15 +174,16 @@ def export_graphs(network: DynPerceiver, image_size: tuple[int, int], opset: int
     arrays: list[list[Tensor]] = [[torch.zeros(2 * network.num_frames, 3, *image_size)]]
     changes: list[set[str]] = []
     same_carry = network.num_frames == 1
+    numbers = [parts.number for parts in network.segment_parts]
     with torch.no_grad():
-        for number in (1, 2, 3, 4):
+        for number in numbers:
             _, changed = SegmentGraph(network, number).advance(arrays[-1])
             changes.append({name for name, array in changed.items() if array is not None})
             before = dict(zip(ENTRIES, arrays[-1], strict=False))
             arrays.append([before[name] if array is None else array for name, array in changed.items()])
     graphs: list[ExportedGraph] = []
     needed: tuple[str, ...] = ()
-    for number in (4, 3, 2, 1):
+    for number in reversed(numbers):
         changed_names = changes[number - 1]
         updates = {name: 'logits' if name == 'carry' and same_carry else f'next_{name}' for name in needed if name in changed_names}
         entries = [name for name, output in updates.items() if output != 'logits']

@@ -126,7 +126,7 @@ def onnx_segments(args: argparse.Namespace) -> Iterator[Row]:
     model, images = network(), pictures(1)
     runner = DynamicRunner(model, NOBODY_LEAVES, 'onnxruntime', num_threads=args.threads)
     array = images.numpy()
-    calls: dict[str, Callable[[], object]] = {f'exit {k + 1}': lambda k=k: runner(array, max_exit=k) for k in range(4)}
+    calls: dict[str, Callable[[], object]] = {f'exit {k + 1}': lambda k=k: runner(array, max_exit=k) for k in range(model.num_exits)}
     calls |= {
         'trunk': onnx_call(static_trunk_of(model), images, args.threads),
         'one graph': onnx_call(model, images, args.threads),
@@ -152,7 +152,7 @@ def saving(full: DynamicRunner, batches: Sequence[Any], gflops_E: np.ndarray, ro
     predicted = float(gflops_E[-1] / (count_E @ gflops_E / count_E.sum()))
     calls = {'full': lambda: [full(batch) for batch in batches], 'dynamic': answer}
     table = time_calls(calls, rounds, 1, warm_up=1, max_seconds=55)
-    return table.ratio('full', 'dynamic'), predicted, f'{"/".join(map(str, count_E))} samples at exits 1-4'
+    return table.ratio('full', 'dynamic'), predicted, f'{"/".join(map(str, count_E))} samples at exits 1-{len(count_E)}'
 
 
 def speed_up(args: argparse.Namespace) -> Iterator[Row]:
@@ -202,9 +202,9 @@ def clips(args: argparse.Namespace) -> Iterator[Row]:
             tsm(videos, mode='tensor', stage='head')
 
     table = time_calls({'dynamic': lambda: dynamic(array), 'tsm': run_tsm}, args.rounds, 1, max_seconds=75)
-    count_E = np.bincount(np.asarray(dynamic(array).exit_index), minlength=4)
+    count_E = np.bincount(np.asarray(dynamic(array).exit_index), minlength=model.num_exits)
     rates = {name: 1e3 * num_clips / table[name].median_ms for name in ('dynamic', 'tsm')}
-    note = f'{rates["dynamic"]:.2f} and {rates["tsm"]:.2f} clips/s, {"/".join(map(str, count_E))} clips at exits 1-4'
+    note = f'{rates["dynamic"]:.2f} and {rates["tsm"]:.2f} clips/s, {"/".join(map(str, count_E))} clips at exits 1-{len(count_E)}'
     claim = "clips/s, ONNX Runtime / mmaction2's TSM-ResNet-50 in PyTorch"
     yield Row(4, claim, table.ratio('tsm', 'dynamic'), 2.5, at_most=False, note=note)
 

@@ -5,7 +5,6 @@ random images. States from which batch size on early exits are faster than the s
 """
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from dynperceiver.benchmark.speed import fractions_of_policy, measure_speed, spe
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import BACKENDS, ExitPolicy
 from dynperceiver.launch import add_shape, check_output, image_size, load_network, read_config, run_tool, tool_parser
+from dynperceiver_runtime.files import write_json
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,8 +29,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', help="where PyTorch computes, for example 'cuda' (default: the CPU)")
     add_shape(parser)
     mix = parser.add_mutually_exclusive_group()
-    mix.add_argument('--policy', metavar='POLICY.json', help='time the exits in the fractions that this policy of tools/calibrate.py expects')
-    mix.add_argument('--exit-fractions', type=float, nargs='+', metavar='FRACTION', help='the same for fractions of your own: 0.4 0.3 0.1 0.2')
+    mix.add_argument('--policy', metavar='POLICY.json', help='time the mix of exits that this policy of tools/calibrate.py expects')
+    mix.add_argument('--exit-fractions', type=float, nargs='+', metavar='FRACTION', help='the same for a mix of your own: 0.4 0.3 0.1 0.2')
     parser.add_argument('--static', action=argparse.BooleanOptionalAction, default=True, help='time the static trunk (default: yes)')
     parser.add_argument('--eager', action='store_true', help='time network and static trunk in plain PyTorch as well')
     parser.add_argument('--rounds', type=int, default=15, help='rounds in which all take turns (default: %(default)s)')
@@ -74,7 +74,7 @@ def main() -> None:
     print(f'{Path(args.config).stem}: {report["num_params"] / 1e6:.2f} M parameters')
     print(speed_table(report))
     if args.out is not None:
-        args.out.write_text(json.dumps(dict(config=args.config, **report), indent=2) + '\n', encoding='utf-8')
+        write_json(args.out, dict(config=args.config, **report))
         print(f'{args.out} written')
 
 

@@ -34,16 +34,17 @@ def parse_args() -> argparse.Namespace:
     goals = parser.add_argument_group('goal (one of these)').add_mutually_exclusive_group(required=True)
     goals.add_argument('--budget-gflops', type=float, metavar='X', help='highest accuracy within X GFLOPs per sample on average')
     goals.add_argument('--budget-ms', type=float, metavar='X', help='the same in milliseconds, measured here and now')
-    goals.add_argument('--exit-fractions', type=float, nargs='+', metavar='FRACTION', help='fraction of the samples to leave at each exit')
+    goals.add_argument('--exit-fractions', type=float, nargs='+', metavar='P', help='fraction of the samples per exit: 0.4 0.3 0.2 0.1')
     goals.add_argument('--max-accuracy-drop', type=float, metavar='X', help='lowest cost at a loss of at most X (0.01 is one point)')
     parser.add_argument('--confidence-level', type=float, default=0.9, help='probability of that promise (default: %(default)s)')
-    parser.add_argument('--score', choices=list(SCORES), default='confidence', help='how sure an exit is (default: %(default)s)')
+    score_help = 'confidence measure for exit decisions (default: %(default)s)'
+    parser.add_argument('--score', choices=list(SCORES), default='confidence', help=score_help)
     parser.add_argument('--fit-temperature', action='store_true', help='fit a temperature per exit first')
     parser.add_argument('--backend', choices=list(BACKENDS), default='torch', help='where the network runs (default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='samples per batch for --budget-ms (default: %(default)s)')
     logits = parser.add_mutually_exclusive_group()
-    logits.add_argument('--save-logits', type=Path, metavar='FILE.npz', help='keep what all exits answer')
-    logits.add_argument('--from-logits', type=Path, metavar='FILE.npz', help='take it from there')
+    logits.add_argument('--save-logits', type=Path, metavar='FILE.npz', help="save all exits' logits")
+    logits.add_argument('--from-logits', type=Path, metavar='FILE.npz', help='reuse logits saved with --save-logits')
     parser.add_argument('--overwrite', action='store_true', help='replace POLICY.json and FILE.npz if they exist')
     args = parser.parse_args()
     for flag, path in (('--out', args.out), ('--save-logits', args.save_logits)):
@@ -77,7 +78,7 @@ def main() -> None:
         form = sample_form(model, loader.dataset[0]['inputs'].shape)
         options['cost_gflops'] = form.cost_gflops(network)
         if args.budget_ms is None:  # what no policy can reach is said before the network runs over all samples
-            calibrate(np.zeros((4, 8, 2), np.float32), np.zeros(8, np.int64), **goal, **options)
+            calibrate(np.zeros((len(network.segments), 8, 2), np.float32), np.zeros(8, np.int64), **goal, **options)
         checkpoint = fingerprint_of_network(network)
         if args.from_logits is not None:
             logits = HeldOutLogits.load(args.from_logits, checkpoint, held_out, form)

@@ -5,12 +5,12 @@ bbox or segmentation, score). Only the annotations of the config's test data are
 pickle, which can run code: open only your own.
 """
 
-import json
 from pathlib import Path
 
 import dynperceiver  # noqa: F401  its fixes for OpenMMLab on today's PyTorch must come first
 from dynperceiver.launch import check_output, read_config, run_tool, tool_parser
 from dynperceiver_det.evaluation import score_result
+from dynperceiver_runtime.files import write_json
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     figures = score_result(cfg, args.result, args.iou_type)
     print('\n'.join(f'{name}: {value!r}' for name, value in figures.items()) or 'no figures: test_evaluator writes files only')
     if args.out is not None:
-        args.out.write_text(json.dumps(figures, indent=2) + '\n')
+        write_json(args.out, figures)
         print(f'{args.out}: {len(figures)} figures')
 
 

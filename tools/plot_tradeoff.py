@@ -36,7 +36,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--static', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a trained static trunk for comparison')
     parser.add_argument('--held-out-logits', type=Path, metavar='FILE.npz', help='from tools/calibrate.py --save-logits; made if missing')
     parser.add_argument('--test-logits', type=Path, metavar='FILE.npz', help='the same for the test data')
-    parser.add_argument('--score', choices=list(SCORES), default='confidence', help='how sure an exit is (default: %(default)s)')
+    score_help = 'confidence measure for exit decisions (default: %(default)s)'
+    parser.add_argument('--score', choices=list(SCORES), default='confidence', help=score_help)
     parser.add_argument('--backend', choices=list(BACKENDS), default='onnxruntime', help='where times are taken (default: %(default)s)')
     parser.add_argument('--budgets', type=int, default=33, help='points of a curve (default: %(default)s)')
     parser.add_argument('--crosses', type=int, default=4, help='policies that are run and timed sample by sample (default: %(default)s)')

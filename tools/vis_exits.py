@@ -75,7 +75,7 @@ def main() -> None:
         answers = collect_answers(runner)
         groups = list(choose_groups(answers, dataset, args.num, classes, args.threshold))
         sample, card = (own[0], None) if own else (dataset[groups[1].cards[0].index], groups[1].cards[0])
-        with record_attention(dict(enumerate(network.latent_branch.x2z, 1))) as weights:
+        with record_attention(network.latent_branch.readers) as weights:
             answer_samples(runner, [sample])
         if own:
             replies = answer_samples(runner, own)
@@ -88,7 +88,8 @@ def main() -> None:
     name = f'{Path(args.config).stem}, {args.split} images'
     subtitle = leaving_fractions(answers, args.threshold) if args.threshold else f'{len(answers.label_S)} images'
     draw_gallery(groups, args.out_dir / 'gallery.png', f'What the exits answer: {name}', subtitle)
-    draw_attention(card, {stage: weights_BHNM[0] for stage, weights_BHNM in weights.items()}, args.out_dir / 'attention.png')
+    first = {stage: weights_BHNM[0] for stage, weights_BHNM in weights.items()}
+    draw_attention(card, first, args.out_dir / 'attention.png', exit_of_stage=network.exits_of_stages)
     print('\n'.join([f'{group.title}: {group.note}' for group in groups]))
     print(f'{args.out_dir}: gallery.png and attention.png ({card.caption})')
 

@@ -50,7 +50,7 @@ def test_script_has_the_shares_as_nearly_as_possible(count: int, expected: list[
 def test_scripted_samples_leave_where_they_were_sent(network: Any) -> None:
     exits = np.array([2, 0, 3, 1, 0])
     images = torch.randn(5, 3, 32, 32)
-    runner = DynamicRunner(network, ScriptedPolicy(exits))
+    runner = DynamicRunner(network, ScriptedPolicy(exits, 4))
     result = runner(images)
     assert result.exit_index.tolist() == exits.tolist()
     full = runner.full_logits(images)
@@ -61,7 +61,7 @@ def test_scripted_samples_leave_where_they_were_sent(network: Any) -> None:
 
 def test_scripted_policy_refuses_what_any_policy_refuses() -> None:
     with pytest.raises(ValueError, match='not finite'):
-        ScriptedPolicy(np.zeros(2, int)).score_of(0, np.full((2, 5), np.nan, np.float32))
+        ScriptedPolicy(np.zeros(2, int), 4).score_of(0, np.full((2, 5), np.nan, np.float32))
 
 
 def test_static_trunk_is_feature_branch_and_exit_3(network: Any) -> None:
@@ -202,7 +202,7 @@ def test_tool_prints_a_table_and_keeps_figures(config: Path, call_tool: Tool, ca
     assert all(0 < row['p10_ms'] <= row['ms'] <= row['p90_ms'] for row in report['rows'])
 
 
-def test_tool_takes_the_shares_of_a_policy(config: Path, call_tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tool_takes_the_fractions_of_a_policy(config: Path, call_tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, given = config.with_name('policy.json'), {}
 
     def fake(network: Any, *args: Any, **options: Any) -> Any:
@@ -225,8 +225,8 @@ def test_tool_takes_the_shares_of_a_policy(config: Path, call_tool: Tool, monkey
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--shape', '1', '2', '3'], r'error: --shape \[1, 2, 3\]: give one number for a square'),
-        (['--out', 'no/such/folder/a.json'], r'error: folder no/such/folder for a\.json is missing'),
+        (['--shape', '1', '2', '3'], r'error: --shape 1 2 3: give one number of pixels for a square'),
+        (['--out', 'no/such/folder/a.json'], r'error: --out no/such/folder/a\.json: its folder is missing'),
         (['--policy', 'none.json'], r'error: .*none\.json'),
         (['--cfg-options', 'model.num_classes=None'], 'error: the network was built without exits'),
     ],

@@ -39,8 +39,8 @@ def test_display_shows_a_line_per_epoch_where_there_is_no_terminal(demo: ModuleT
         display.feed(VALIDATION)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert 'epoch 1/10, top-1 of exits 1-4: not measured yet, ' in lines[0] and lines[0].endswith(' s left')
-    assert 'epoch 2/10, top-1 of exits 1-4: 51 / 70 / 100 %, ' in lines[1]
+    assert 'epoch 1/10, top-1 per exit: not measured yet, ' in lines[0] and lines[0].endswith(' s left')
+    assert 'epoch 2/10, top-1 per exit: 51 / 70 / 100 %, ' in lines[1]
 
 
 def test_display_overwrites_its_line_on_a_terminal(

@@ -116,7 +116,7 @@ def test_what_is_missing_or_unusable_is_one_line(demo: Demo, tmp_path: Path, cal
         ([picture, demo.config, text], r'.*t\.png cannot be read as a checkpoint'),
         ([picture, wide, demo.weights], r'the checkpoint is not of this config: size mismatch for neck.*, in all \d+ differences; pass as'),
         ([picture, deep, demo.weights], r'.* not of this config: bbox_head\.cls_convs\.1\.conv\.weight is absent, in all 4 differences; '),
-        ([picture, demo.config, demo.weights, '--batch-size', '0'], r'--batch-size 0: predict 1 or more images at once'),
+        ([picture, demo.config, demo.weights, '--batch-size', '0'], r'--batch-size 0: pass 1 or more'),
         ([picture, demo.config, demo.weights, '--device', 'cuda:1'], r'--device cuda:1: PyTorch finds no GPU here; use --device cpu'),
     ]
     for (image, config, weights, *flags), message in cases:

@@ -41,6 +41,14 @@ def test_picture_appears_with_folder_and_summary(plot: Plot, result: Path, capsy
     assert text.startswith(f'{out}: tsm_dynperceiver_demo 50.0% at ') and text.count(' GMACs') == 4 and '90.0% at' in text
 
 
+def test_exits_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    from dynperceiver.viz import read_exit_accuracies
+
+    values = {f'acc/exit{number}_top1': number / 100 for number in (10, 2, 11, 1)} | {'acc/exit1_top10': 0.5, 'acc/exited_top1': 0.5}
+    (tmp_path / 'result.json').write_text(json.dumps(values))
+    assert read_exit_accuracies(tmp_path / 'result.json') == [0.01, 0.02, 0.1, 0.11]
+
+
 def test_two_results_make_two_lines(plot: Plot, result: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = [f'{DEMO_CONFIG}={result}', f'{ROOT}/configs/action/tsm_dynperceiver_demo_noshift.py={result}']
     plot(result.with_name('a.png'), *pairs, '--labels', 'with shift', 'without', '--metric', 'mean_class')

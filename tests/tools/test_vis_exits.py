@@ -120,7 +120,9 @@ def _spy(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
     drawn: dict[str, tuple[Any, ...]] = {}
     for name in ('draw_gallery', 'draw_attention'):
         draw = getattr(dynperceiver.viz, name)
-        monkeypatch.setattr(dynperceiver.viz, name, lambda *args, name=name, draw=draw: (drawn.update({name: args}), draw(*args)))
+        monkeypatch.setattr(
+            dynperceiver.viz, name, lambda *args, name=name, draw=draw, **settings: (drawn.update({name: args}), draw(*args, **settings))
+        )
     return drawn
 
 
@@ -174,7 +176,7 @@ def test_ablation_without_x2z(vis: Callable[..., Path], config: Path, tmp_path: 
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--num', '0'], r'^error: --num 0: show 1 or more images of each kind'),
+        (['--num', '0'], r'^error: --num 0: pass 1 or more'),
         (['--threshold', '1.5'], r'^error: --threshold 1\.5: a confidence lies above 0 and is at most 1'),
         (['--threshold', '0'], r'^error: --threshold 0: a confidence'),
         (['--images', 'none.png'], r'^error: image none\.png is missing'),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def test_a_file_is_replaced_on_demand_only(tmp_path: Path) -> None:
 
 
 def test_the_folder_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r'for weights\.pth is missing; make it first'):
+    with pytest.raises(FileNotFoundError, match=r'checkpoint .*weights\.pth cannot be written: the folder .*no is missing; make it first'):
         save_state_dict(WEIGHTS, tmp_path / 'no' / 'weights.pth')
 
 
@@ -92,3 +94,18 @@ def test_no_memory_is_not_a_broken_file(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch, 'load', fail)
     with pytest.raises(type(error), match='all used'):
         read_checkpoint_file(tmp_path / 'large.pth')
+
+
+def test_a_full_disk_is_said_by_the_files_name(tmp_path: Path) -> None:
+    """A limit on the size of files is the nearest thing to a full disk; the error that torch makes of it does not name the file."""
+    code = f"""
+import resource, torch
+from dynperceiver.checkpoint import save_state_dict
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+save_state_dict({{'weight': torch.zeros(100_000)}}, {str(tmp_path / 'weights.pth')!r})
+"""
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.stderr.splitlines()[-1].startswith(
+        f'dynperceiver_runtime.errors.FileError: checkpoint {tmp_path / "weights.pth"} cannot be written ('
+    )
+    assert not list(tmp_path.iterdir())

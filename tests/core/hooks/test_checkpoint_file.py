@@ -50,7 +50,7 @@ def test_the_file_is_named(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_stays_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r'gone\.pth can not be found'):
+    with pytest.raises(FileNotFoundError, match=r'^checkpoint .*gone\.pth is missing; check the path'):
         make_runner(tmp_path, TinyModel(), tmp_path / 'gone.pth', custom_hooks=[HOOK]).test()
 
 
@@ -116,7 +116,7 @@ def test_hooks_learn_which_file_it_is(trained: Path, tmp_path: Path, watched: bo
 
 def test_errors_that_are_not_the_files(trained: Path, tmp_path: Path) -> None:
     """A mistake in the program keeps its own error; a file that was read is not called unreadable."""
-    for number, error in enumerate((RuntimeError('shapes'), MemoryError('too big'))):
+    for number, error in enumerate((RuntimeError('shapes'), ValueError('a bug'), MemoryError('too big'))):
         with pytest.raises(type(error), match=str(error)) as caught:
             make_runner(tmp_path / str(number), TinyModel(), trained, custom_hooks=[HOOK, _RecordName(error)]).test()
         assert caught.value is error

@@ -106,8 +106,8 @@ def test_huge_logits_stay_finite() -> None:
 @pytest.mark.parametrize(
     ('arguments', 'text'),
     [
-        ({'exit_weights': (1, 1, 1)}, r'exit_weights=\(1, 1, 1\): four numbers of at least 0 are needed'),
-        ({'exit_weights': (1, 1, 1, -1)}, r'exit_weights=\(1, 1, 1, -1\): four numbers of at least 0'),
+        ({'exit_weights': ()}, r'exit_weights=\(\): one number of at least 0 per exit is needed'),
+        ({'exit_weights': (1, 1, 1, -1)}, r'exit_weights=\(1, 1, 1, -1\): one number of at least 0'),
         ({'form': 'paper'}, r"form='paper': choose 'sum' \(reference recipe\) or 'mixed' \(paper, Eq\. 3\)"),
         ({'distill_weight': -0.1}, r'distill_weight=-0\.1: at least 0 is needed'),
         ({'distill_weight': 1.5, 'form': 'mixed'}, r"distill_weight=1\.5: .* at most 1 for form='mixed'"),

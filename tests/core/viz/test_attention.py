@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from core_models import narrow_shadow
 
 from dynperceiver.viz import Card, attention_grid, draw_attention, most_different_token, upsample_grid
 
 CARD = Card(
     np.zeros((16, 24, 3), np.uint8), 'cat', ('dog', 'cat', 'cat', 'cat'), (0.5, 0.6, 0.7, 0.8), (False, True, True, True), index=5
 )
+PAPER = {1: None, 2: None, 3: 1, 4: 2}  # stages, and the exits that classify their latent code
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_upsampling_keeps_place_and_sign() -> None:
 
 def test_panels_of_all_stages(drawn: list[Any]) -> None:
     weights = {stage: _weights(64 // 2**stage, seed=stage) for stage in (1, 2, 3, 4)}
-    draw_attention(CARD, weights, 'a.png')
+    draw_attention(CARD, weights, 'a.png', exit_of_stage=PAPER)
     (figure,) = drawn
     assert len(figure.axes) == 10
     figure.canvas.draw()
@@ -83,7 +85,7 @@ def test_panels_of_all_stages(drawn: list[Any]) -> None:
 
 @pytest.mark.parametrize('tokens', [True, False])
 def test_stages_that_do_not_read(drawn: list[Any], tokens: bool) -> None:
-    draw_attention(CARD, {1: _weights(8)}, 'a.png', tokens=tokens)
+    draw_attention(CARD, {1: _weights(8)}, 'a.png', tokens=tokens, exit_of_stage=PAPER)
     (figure,) = drawn
     assert len(figure.axes) == (4 if tokens else 2)
     notes = figure._supxlabel.get_text()
@@ -94,6 +96,15 @@ def test_stages_that_do_not_read(drawn: list[Any], tokens: bool) -> None:
     for number, box in enumerate(boxes):
         assert box.x0 > -2 and box.y0 > -2 and box.x1 < figure.bbox.x1 + 2 and box.y1 < figure.bbox.y1 + 2
         assert not [other for other in boxes[:number] if box.shrunk(0.99, 0.99).overlaps(other.shrunk(0.99, 0.99))]
+
+
+def test_stages_and_exits_are_the_networks_own(drawn: list[Any]) -> None:
+    assert narrow_shadow('resnet18').exits_of_stages == PAPER
+    assert narrow_shadow('resnet18', early_exits='feature').exits_of_stages == dict.fromkeys(PAPER), 'its exits classify maps'
+    assert narrow_shadow('resnet18', num_classes=None).exits_of_stages == dict.fromkeys(PAPER)
+    draw_attention(CARD, {1: _weights(8)}, 'a.png')
+    assert [axes.get_xlabel() for axes in drawn[0].axes] == [''] * 4
+    assert 'no map of stage' not in drawn[0]._supxlabel.get_text(), 'nobody said which stages there are'
 
 
 def test_nothing_recorded_or_written() -> None:

@@ -52,7 +52,7 @@ class ExitCost:
     """What it takes to leave at an exit.
 
     Attributes:
-        number: 1..4.
+        number: The exit's number, from 1.
         cost_gmacs: Giga-MACs per sample from the input up to and with this exit; a sample of video is a clip.
         segment_gmacs: The last segment's share of it.
         num_params: Parameters used up to and with this exit.
@@ -65,19 +65,12 @@ class ExitCost:
 
 
 def _segment_params(model: DynPerceiver) -> list[set[str]]:
-    branch, exits = 'latent_branch.', 'exits.'
-    parts: list[tuple[str, ...]] = [
-        ('feature_branch.stem.', 'feature_branch.stages.0.', 'feature_branch.stages.1.', f'{branch}latent')
-        + tuple(f'{branch}{name}.{i}.' for name in ('x2z', 'blocks') for i in (0, 1, 2))
-        + tuple(f'{branch}{name}.{i}.' for name in ('mixers', 'expanders', 'z2x') for i in (0, 1)),
-        ('feature_branch.stages.2.',)
-        + tuple(f'{branch}{name}.3.' for name in ('x2z', 'blocks'))
-        + tuple(f'{branch}{name}.2.' for name in ('mixers', 'expanders', 'z2x')),
-        ('feature_branch.stages.3.',),
-        (f'{branch}last_z2x.',),
-    ]
+    """Names of the parameters that each segment uses."""
     names = [name for name, _ in model.named_parameters()]
-    return [{name for name in names if name.startswith((*prefixes, f'{exits}{i}.'))} for i, prefixes in enumerate(parts)]
+    return [
+        {name for name in names if any(name == module or name.startswith(f'{module}.') for module in parts.modules)}
+        for parts in model.segment_parts
+    ]
 
 
 def count_exit_costs(model: DynPerceiver, height: int = 224, width: int = 224) -> list[ExitCost]:

@@ -76,8 +76,8 @@ def _measured_rows(
         said_ms = float(fraction_E @ np.asarray(costs['cost_ms']))
         rows.append(
             TradeoffRow.of(
-                MEASURED, f'{number + 1} of {len(points.policies)}', float(fraction_E @ np.asarray(costs['cost_gflops'])), mean_ms, accuracy,
-                len(exit_S), exit_fractions=tuple(fraction_E.tolist()), thresholds=policy.thresholds,
+                MEASURED, f'{number + 1} of {len(points.policies)}', float(fraction_E @ np.asarray(costs['cost_gflops'])), mean_ms,
+                accuracy, len(exit_S), exit_fractions=tuple(fraction_E.tolist()), thresholds=policy.thresholds,
             )
         )  # fmt: skip
         lines.append(f'budget {number + 1}: {mean_ms:.3f} ms measured, {said_ms:.3f} ms by the exits ({mean_ms / said_ms:.2f})')

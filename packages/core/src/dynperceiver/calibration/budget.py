@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy
 from dynperceiver_runtime.policy.exit_rule import first_exit, num_reached, num_reaching, reaches
 
@@ -151,9 +152,9 @@ class BudgetSearch:
 
     def _check_budget(self, budget: float, unit: str) -> None:
         if not np.isfinite(budget):
-            raise ValueError(f'a budget of {budget}: budgets are finite; the full network costs {self.costs[-1]:.6g}{unit} per sample')
+            raise UserError(f'a budget of {budget}: budgets are finite; the full network costs {self.costs[-1]:.6g}{unit} per sample')
         if budget < self.costs[0]:
-            raise ValueError(
+            raise UserError(
                 f'a budget of {budget:.6g}{unit} is below the cost of exit 1, {self.costs[0]:.6g}{unit}, and every sample pays that. '
                 f'Take a budget from {self.costs[0]:.6g} to {self.costs[-1]:.6g}{unit} (the full network), or a smaller network'
             )
@@ -170,7 +171,7 @@ class BudgetSearch:
             The policy, and what it does on the held-out samples.
 
         Raises:
-            ValueError: If the budget is below the cost of exit 1.
+            UserError: If the budget is below the cost of exit 1.
         """
         self._check_budget(budget, unit)
         starts = [np.full(self.held_out.num_exits - 1, -np.inf)]  # all leave at exit 1

@@ -69,9 +69,9 @@ def calibrate(
         budget_gflops: Goal: the highest accuracy at a mean cost within so many GFLOPs. At the full network's cost or above, whoever would
             be answered as well earlier still leaves early: the most accurate policy is taken, and of equal ones the cheapest.
         budget_ms: Goal: the same in milliseconds.
-        max_accuracy_drop: Goal: the lowest cost at a loss of at most this fraction of the samples on future ones (0.01 is one point), promised
-            with ``confidence_level``; see :func:`~dynperceiver.calibration.risk_control.control_risk`. Needs no costs; without, every
-            segment counts alike. Where nothing can be promised, nobody leaves early.
+        max_accuracy_drop: Goal: the lowest cost at a loss of at most this fraction of the samples on future ones (0.01 is one point),
+            promised with ``confidence_level``; see :func:`~dynperceiver.calibration.risk_control.control_risk`. Needs no costs; without,
+            every segment counts alike. Where nothing can be promised, nobody leaves early.
         confidence_level: Probability of that promise.
         cost_gflops: Cumulative GFLOPs per exit.
         cost_ms: Cumulative milliseconds per exit.

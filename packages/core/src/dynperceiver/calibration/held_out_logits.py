@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import MissingFileError, UserError
+from dynperceiver_runtime.files import open_atomically
+
 from ..analysis import count_exit_costs
 from ..deployment.runner import DynamicRunner, average_views_of
 from ..models import DynPerceiver, network_with_exits
@@ -52,13 +55,13 @@ def sample_form(model: nn.Module, shape: Sequence[int]) -> SampleForm:
         shape: Shape of the ``inputs`` of a sample: (3, H, W), or (frames of all views, 3, H, W) of a video.
 
     Raises:
-        ValueError: If a video's frames are no whole number of clips.
+        UserError: If a video's frames are no whole number of clips.
     """
     if len(shape) == 3:
         return SampleForm(int(shape[-2]), int(shape[-1]), 1)
     num_frames = network_with_exits(model).num_frames
     if shape[0] % num_frames:
-        raise ValueError(
+        raise UserError(
             f'the pipeline gives {shape[0]} frames per video, and a clip of the model has num_frames={num_frames}: a video is a '
             'whole number of clips; sample that many (SampleFrames: clip_len * num_clips)'
         )
@@ -88,16 +91,10 @@ class HeldOutLogits:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write them to an npz file, whole or not at all; a file of that name is replaced."""
-        path = Path(path)
-        partial = path.with_name(f'.{path.name}.partial')
-        try:
-            arrays: dict[str, Any] = {entry.name: np.asarray(getattr(self, entry.name)) for entry in fields(self) if entry.name != 'form'}
-            arrays['form'], arrays['average_views'] = np.asarray(self.form[:3]), np.asarray(self.form.average_views)
-            with partial.open('wb') as file:
-                np.savez(file, **arrays)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        arrays: dict[str, Any] = {entry.name: np.asarray(getattr(self, entry.name)) for entry in fields(self) if entry.name != 'form'}
+        arrays['form'], arrays['average_views'] = np.asarray(self.form[:3]), np.asarray(self.form.average_views)
+        with open_atomically(path, what='file of logits') as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], checkpoint: str, calibration_set: str, form: SampleForm) -> HeldOutLogits:
@@ -110,12 +107,12 @@ class HeldOutLogits:
             form: Form that they must have.
 
         Raises:
-            FileNotFoundError: If the file is missing.
-            ValueError: If it is something else, or of other weights or samples.
+            MissingFileError: If the file is missing.
+            UserError: If it is something else, or of other weights or samples.
         """
         remedy = 'make it anew with tools/calibrate.py --save-logits'
         if not Path(path).is_file():
-            raise FileNotFoundError(f'logits {path} are missing; check the path, or {remedy}')
+            raise MissingFileError(f'logits {path} are missing; check the path, or {remedy}')
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 found = {entry.name: arrays[entry.name] for entry in fields(cls)}
@@ -123,7 +120,7 @@ class HeldOutLogits:
             height, width, views = found['form'].tolist()
             kept = SampleForm(height, width, views, average_views)
         except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f'{path} is no file of logits ({type(error).__name__}: {error}); {remedy}') from error
+            raise UserError(f'{path} is no file of logits ({type(error).__name__}: {error}); {remedy}') from error
         pairs = {
             'weights': (str(found['checkpoint']), checkpoint),
             'samples': (str(found['calibration_set']), calibration_set),
@@ -132,7 +129,7 @@ class HeldOutLogits:
         }
         for what, (there, wanted) in pairs.items():
             if there != wanted:
-                raise ValueError(f'{path} is of other {what} ({there}) than those of config and checkpoint ({wanted}); {remedy}')
+                raise UserError(f'{path} is of other {what} ({there}) than those of config and checkpoint ({wanted}); {remedy}')
         return cls(found['logits_ESK'], found['labels_S'], kept, checkpoint, calibration_set, str(found['backend']))
 
 
@@ -147,7 +144,7 @@ def batch_images(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, np
         Images (B, 3, H, W), frames of a video one after another; and labels, shape (samples,).
 
     Raises:
-        ValueError: If a sample has no label.
+        UserError: If a sample has no label.
     """
     preprocess: Any = model.data_preprocessor
     with torch.inference_mode():
@@ -160,7 +157,7 @@ def batch_images(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, np
 def _label(sample: Any) -> int:
     label = sample.get('gt_label')
     if label is None or (isinstance(label, Tensor | np.ndarray | Sequence) and len(label) != 1):
-        raise ValueError(f'{sample.get("img_path", "a held-out sample")} has no single class; policies are solved on labelled samples')
+        raise UserError(f'{sample.get("img_path", "a held-out sample")} has no single class; policies are solved on labelled samples')
     return int(label[0] if isinstance(label, Sequence) else label)
 
 
@@ -186,7 +183,7 @@ def collect_logits(
         Logits and labels in the loader's order.
 
     Raises:
-        ValueError: If there are no samples, or not as many as the data set has; samples differ in size or views; or one has no label.
+        UserError: If there are no samples, or not as many as the data set has; samples differ in size or views; or one has no label.
     """
     model.eval()
     network = network_with_exits(model)
@@ -202,16 +199,16 @@ def collect_logits(
             runner = DynamicRunner(model, backend=backend, views=form.views, **options)
             logits_ESK = np.empty((runner.served.num_exits, num_samples, runner.served.num_classes), np.float32)
         if batch_form != form:
-            raise ValueError(
+            raise UserError(
                 f'held-out samples differ: {batch_form} comes after {form}; costs are counted for one form; let the pipeline end '
                 'with a crop or resize to one size'
             )
         after = done + len(label_S)
         if after > num_samples:
-            raise ValueError(f'the loader gives more samples than the {num_samples} of its data set; let its sampler give each once')
+            raise UserError(f'the loader gives more samples than the {num_samples} of its data set; let its sampler give each once')
         images = images_BCHW if backend == 'torch' else images_BCHW.cpu().numpy()
         logits_ESK[:, done:after], labels_S[done:after] = runner.full_logits(images), label_S
         done = after
     if runner is None or form is None or done != num_samples:
-        raise ValueError(f'the loader gives {done} of the {num_samples} held-out samples; let its sampler give each once, and drop none')
+        raise UserError(f'the loader gives {done} of the {num_samples} held-out samples; let its sampler give each once, and drop none')
     return HeldOutLogits(logits_ESK, labels_S, form, runner.served.fingerprint, calibration_set, backend)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dynperceiver_runtime.files import make_folders, open_atomically
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy
 
 from .budget import tradeoff_curve
@@ -180,13 +181,10 @@ def tradeoff_points(
 
 def write_tradeoff_csv(rows: Sequence[TradeoffRow], path: str | os.PathLike[str]) -> None:
     """Write points as CSV, whole or not at all; fractions and thresholds are joined by blanks."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.partial-{path.name}')
-    with partial.open('w', newline='', encoding='utf-8') as file:
+    make_folders(Path(path).parent)
+    with open_atomically(path, 'w', what='table', newline='') as file:
         writer = csv.DictWriter(file, [entry.name for entry in fields(TradeoffRow)])
         writer.writeheader()
         for row in rows:
             cells = {name: ' '.join(map(repr, value)) if isinstance(value, tuple) else value for name, value in asdict(row).items()}
             writer.writerow(cells)
-    os.replace(partial, path)

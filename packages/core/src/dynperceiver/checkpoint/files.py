@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from dynperceiver_runtime import ExistingFileError, MissingFileError, UserError
+from dynperceiver_runtime import ExistingFileError, FileError, MissingFileError, UserError
+from dynperceiver_runtime.files import replacing
 
 from ..structures import PARTS
 from .convert import convert_from_reference, is_reference_state_dict, unwrap_checkpoint
@@ -119,13 +119,12 @@ def save_state_dict(state_dict: Mapping[str, Tensor], path: str | Path, overwrit
 
     Raises:
         ExistingFileError: If the file exists and ``overwrite`` is off.
-        MissingFileError: If its folder is missing.
+        FileError: If it cannot be written, for example since its folder is missing.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
+    if Path(path).is_file() and not overwrite:
         raise ExistingFileError(f'{path} exists already; choose another name or pass --overwrite')
-    if not path.parent.is_dir():
-        raise MissingFileError(f'folder {path.parent} for {path.name} is missing; make it first')
-    partial = path.with_name(f'.{path.name}.partial')
-    torch.save({'state_dict': dict(state_dict)}, partial)
-    os.replace(partial, path)
+    with replacing(path, 'checkpoint') as partial:
+        try:
+            torch.save({'state_dict': dict(state_dict)}, partial)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise FileError(f'checkpoint {path} cannot be written ({" ".join(str(error).split())}); is there space left?') from error

@@ -50,7 +50,7 @@ def load_image_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], so
     own = network.state_dict()
     if isinstance(model, FeatureBranch):
         reason = 'the model is a feature branch alone'
-        dropped = tuple(f'feature_branch.stages.{i}.' for i in range(network.num_stages, 4))
+        dropped = tuple(f'feature_branch.{prefix}' for prefix in network.unused_prefixes)
         skipped = [key for key in state_dict if not key.startswith('feature_branch.') or key.startswith(dropped)]
         _load_trunk(network, {key.removeprefix('feature_branch.'): value for key, value in state_dict.items() if key not in skipped})
     else:

@@ -9,13 +9,15 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from dynperceiver_runtime import DynamicRunner as EngineRunner
-from dynperceiver_runtime import Engine, EngineError, ExitPolicy
+from dynperceiver_runtime import Engine, EngineError, ExitPolicy, PolicyError
+from dynperceiver_runtime.engines import ENGINES as FOLDER_ENGINES
 from dynperceiver_runtime.engines.base import check_images
 
-from ..models import network_with_exits
+from ..models import DynPerceiver, network_with_exits
 from .engines import ENGINES
 from .fingerprints import fingerprint_of_network
 from .freezing import freeze
@@ -29,8 +31,9 @@ DEFAULT_SIZE = (224, 224)  # as freeze() has it
 class DynamicRunner(EngineRunner):
     """Runs a network segment by segment, and after each exit narrows the batch to the samples that stay.
 
-    A network is frozen for the size of the first images (see :func:`~dynperceiver.deployment.freeze`); later changes of its weights are
-    not seen.
+    This is the convenience for who has the network: it is frozen for the size of the first images (see
+    :func:`~dynperceiver.deployment.freeze`), and later changes of its weights are not seen. The same in explicit steps:
+    ``dynperceiver_runtime.DynamicRunner(TorchEngine(freeze(network, image_size)), policy)``.
 
     Args:
         model: A :class:`~dynperceiver.models.DynPerceiver`, or any model that holds one; for ``'onnxruntime'`` also the folder that
@@ -66,18 +69,16 @@ class DynamicRunner(EngineRunner):
             if model is not None:
                 raise EngineError(f'backend is a {type(backend).__name__}, which is made already; pass model=None, or name the backend')
             super().__init__(backend, policy, **settings, **options)
-        elif backend not in ENGINES:
-            raise EngineError(f'backend={backend!r} is unknown; choose {" or ".join(map(repr, ENGINES))}')
         elif isinstance(model, str | PathLike):
-            if backend != 'onnxruntime':
+            if backend in ENGINES and backend not in FOLDER_ENGINES:
                 raise EngineError(
-                    f"model={str(model)!r} with backend={backend!r}: an exported folder runs in ONNX Runtime; pass backend='onnxruntime', "
-                    'or the network itself'
+                    f'model={str(model)!r} with backend={backend!r}: an exported folder runs elsewhere; pass '
+                    f'backend={" or ".join(map(repr, FOLDER_ENGINES))}, or the network itself'
                 )
-            super().__init__(model, policy, **settings, **options)
+            super().__init__(FOLDER_ENGINES.find(backend)(model, **options), policy, **settings)
         else:
+            self._make_engine, self._options = ENGINES.find(backend), options
             self.network = network_with_exits(model)
-            self._make_engine, self._options = ENGINES[backend], options
             self._freezing = threading.Lock()
             self._engine = None
             settings['average_views'] = average_views or average_views_of(model)
@@ -90,24 +91,44 @@ class DynamicRunner(EngineRunner):
         Raises:
             EngineError: If no images have come yet, and the engine can run images of one size alone.
         """
+        if not isinstance(self.served, _Unfrozen):
+            return super().engine
         if self._engine is None and self._make_engine is not TorchEngine:
             raise EngineError(
-                'there is no engine yet: the network is exported for the size of the first images; run a batch first, or export the network '
-                'for the size of your images, and pass the folder in its place'
+                'there is no engine yet: the network is exported for the size of the first images; run a batch first, or export the '
+                'network for the size of your images, and pass the folder in its place'
             )
-        return self._engine or self._freeze(DEFAULT_SIZE)
+        return self._engine_of_size(DEFAULT_SIZE)
 
     def _engine_for(self, images: Any) -> Engine:
-        return self._engine or self._freeze(check_images(np.shape(images), self.served.num_frames))
+        if not isinstance(self.served, _Unfrozen):
+            return super()._engine_for(images)
+        return self._engine_of_size(check_images(np.shape(images), self.served.num_frames))
 
-    def _freeze(self, image_size: tuple[int, int]) -> Engine:
+    def _engine_of_size(self, image_size: tuple[int, int]) -> Engine:
+        """The engine, made for this size if there is none yet."""
         with self._freezing:  # first calls from several threads wait for one frozen network
             if self._engine is None:
-                options = dict(self._options)
-                frozen = freeze(self.network, image_size, folded=options.pop('folded', True))
-                self._check_weights(frozen.fingerprint)
-                self._engine = self._make_engine(frozen, **options)
-        return self._engine
+                self._engine = self._freeze(image_size)
+            return self._engine
+
+    def _freeze(self, image_size: tuple[int, int]) -> Engine:
+        options = dict(self._options)
+        frozen = freeze(self.network, image_size, folded=options.pop('folded', True))
+        self._check_weights(frozen.fingerprint)
+        return self._make_engine(frozen, **options)
+
+    def _check_weights(self, fingerprint: str) -> None:
+        try:
+            super()._check_weights(fingerprint)
+        except PolicyError as error:
+            dtype = self.network.latent_branch.latent.dtype if isinstance(self.served, _Unfrozen) else torch.float32
+            if dtype == torch.float32:
+                raise
+            raise PolicyError(
+                f'{error}. The weights are {dtype}: if they were converted, pass the network as it was trained, and dtype={dtype} to the '
+                'runner'
+            ) from None
 
 
 def average_views_of(model: object) -> str:
@@ -118,10 +139,10 @@ def average_views_of(model: object) -> str:
 class _Unfrozen:
     """What is known of a network before it is frozen."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: DynPerceiver) -> None:
         self.network = network
-        self.num_exits = len(network.segments)
-        self.num_classes = int(network.num_classes)
+        self.num_exits = network.num_exits
+        self.num_classes = int(network.num_classes or 0)
         self.num_frames = network.num_frames
 
     @property

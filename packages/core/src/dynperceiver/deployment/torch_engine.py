@@ -22,8 +22,6 @@ from .freezing import FrozenNetwork
 
 __all__ = ['TorchEngine']
 
-FIRST_STAGE = (1, 3, 4, 4)  # of the CNN, in each segment
-
 CPU_MAP_BYTES = 32 * 2**20
 """Larger blocks the C library does not keep: every layer would get its memory from the system anew, page by page (glibc's
 DEFAULT_MMAP_THRESHOLD_MAX). Less also stays in the caches, and at the peak."""
@@ -51,7 +49,7 @@ class TorchEngine:
         else:
             self.network = copy_without_hooks(frozen.network).to(device=self.device, dtype=self.dtype)
         share_hooks(self.network, frozen.source)
-        self.num_exits = len(self.network.segments)
+        self.num_exits = self.network.num_exits
         self.num_classes = int(self.network.num_classes or 0)
         self.num_frames = self.network.num_frames
         self.fingerprint = frozen.fingerprint
@@ -96,12 +94,11 @@ class TorchEngine:
         """Samples that a segment takes at once: on a CPU, as many as keep its largest map within :data:`CPU_MAP_BYTES`."""
         if self.device.type != 'cpu':
             return sys.maxsize
-        branch = self.network.feature_branch
+        branch, parts, (height, width) = self.network.feature_branch, self.network.segment_parts, self.frozen.image_size
+        newest = max(stage for part in parts[: exit_index + 1] for stage in part.stages('cnn'))
         # The first block of a stage still has the map before it, and already the channels after it.
-        largest = max(
-            channels * -(-self.frozen.image_size[0] // stride) * -(-self.frozen.image_size[1] // stride)
-            for channels, stride in list(zip(branch.channels[1:], branch.strides, strict=False))[FIRST_STAGE[exit_index] - 1 :]
-        )
+        sizes = ((branch.channels[stage], branch.strides[stage - 1]) for stage in parts[exit_index].stages('cnn') or (newest,))
+        largest = max(channels * -(-height // stride) * -(-width // stride) for channels, stride in sizes)
         return max(1, CPU_MAP_BYTES // (largest * self.dtype.itemsize * self.num_frames))
 
     def select(self, state: NetworkState, index_S: np.ndarray) -> NetworkState:

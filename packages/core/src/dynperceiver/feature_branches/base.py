@@ -6,6 +6,7 @@ Shape suffixes: B rows, C channels, H/W feature size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,6 +19,7 @@ from ..layers import DropPath, TemporalShift
 __all__ = [
     'FeatureBranch',
     'FeatureBranchVariant',
+    'FeatureShapes',
     'ResidualBlock',
     'ShiftFactory',
     'check_levels',
@@ -28,6 +30,23 @@ __all__ = [
 
 ShiftFactory = Callable[[], TemporalShift]
 PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class FeatureShapes:
+    """Shapes of feature maps, as a variant publishes them before anything is built.
+
+    Attributes:
+        channels: Channels of each map.
+        strides: Stride of each map against the image.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def choose(self, levels: Sequence[int]) -> FeatureShapes:
+        """Shapes of the maps of these numbers, counted from 0."""
+        return FeatureShapes(tuple(self.channels[level] for level in levels), tuple(self.strides[level] for level in levels))
 
 
 class FeatureBranch(nn.Module):
@@ -66,14 +85,29 @@ class FeatureBranch(nn.Module):
             )
 
     @property
+    def shapes(self) -> FeatureShapes:
+        """Shapes of x_0 .. x_4."""
+        return FeatureShapes(self.channels, self.strides)
+
+    @property
     def pyramid_levels(self) -> tuple[int, ...]:
         """Numbers i of the maps x_i that make a detection pyramid; see :func:`pyramid_levels`."""
         return pyramid_levels(self.strides)
 
+    @staticmethod
+    def stage_module(stage: int) -> str:
+        """Name of the module of the stem (``stage=0``) or of a stage (1..4)."""
+        return 'stem' if stage == 0 else f'stages.{stage - 1}'
+
+    @property
+    def unused_prefixes(self) -> tuple[str, ...]:
+        """Prefixes of the keys that a checkpoint of all stages has and this branch has no use for, since its last stages were dropped."""
+        return tuple(f'{self.stage_module(stage)}.' for stage in range(self.num_stages + 1, len(self.channels)))
+
     def drop_stages(self, num_stages: int) -> None:
         """Keep the first ``num_stages`` stages; the others become the identity."""
         self.num_stages = num_stages
-        for i in range(num_stages, 4):
+        for i in range(num_stages, len(self.stages)):
             self.stages[i] = nn.Identity()
 
     def pyramid(self, images_BCHW: Tensor, levels: Sequence[int] = (1, 2, 3, 4)) -> tuple[Tensor, ...]:
@@ -138,6 +172,16 @@ class FeatureBranchVariant(Protocol):
     @property
     def strides(self) -> tuple[int, ...]:
         """Strides of x_0 .. x_4 against the image."""
+
+    def channels(self, width: float) -> tuple[int, ...]:
+        """Channels of x_0 .. x_4, which :meth:`build` builds.
+
+        Args:
+            width: Multiplier of every channel count.
+
+        Raises:
+            UserError: If the architecture does not come in this width.
+        """
 
     def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
         """Build the branch.

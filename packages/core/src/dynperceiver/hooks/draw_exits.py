@@ -5,7 +5,6 @@ Shapes: H height, W width, 3 colours (RGB), E exits, K classes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from numpy.typing import NDArray
 
-from dynperceiver_runtime import FileError
+from dynperceiver_runtime.files import make_folders, write_atomically
 
 __all__ = ['DrawExitsHook', 'describe_exits', 'write_below']
 
@@ -125,6 +124,7 @@ class DrawExitsHook(Hook):
 def _write(picture_HW3: NDArray[np.uint8], path: Path) -> None:
     import cv2
 
-    os.makedirs(path.parent, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(picture_HW3, cv2.COLOR_RGB2BGR)):
-        raise FileError(f'{path} cannot be written; check that the folder of --show-dir is writable')
+    done, content = cv2.imencode('.png', cv2.cvtColor(picture_HW3, cv2.COLOR_RGB2BGR))
+    assert done, 'any array of pixels can be a PNG file'
+    make_folders(path.parent, 'folder of --show-dir')
+    write_atomically(path, content.tobytes(), 'picture')

@@ -60,7 +60,7 @@ def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model and tta_pipeline of the config')
     dynamic = parser.add_argument_group(
         'dynamic inference',
-        'Samples really stop at the exit that is sure enough of them. Reports accuracy, fraction of every exit, GFLOPs and milliseconds per '
+        'Samples really stop at the exit that is sure enough of them. Reports accuracy, fraction per exit, GFLOPs and milliseconds per '
         "sample, all of this test, in place of the config's metrics. The batch size is that of the config; to measure latencies: "
         '--cfg-options test_dataloader.batch_size=1',
     )

@@ -16,21 +16,21 @@ from ..registry import MODELS
 
 __all__ = ['MultiExitLoss']
 
-EXIT_NAMES = ('exit1', 'exit2', 'exit3', 'exit4')
-
 
 @MODELS.register_module()
 class MultiExitLoss(nn.Module):
-    r"""Cross-entropy of the four exits and self-distillation from the last exit into the earlier ones.
+    r"""Cross-entropy of all exits and self-distillation from the last exit into the earlier ones.
 
-    With :math:`CE_k` the cross-entropy of exit k and :math:`KL_k = KL(softmax(y_4 / T) || softmax(y_k / T))`, the teacher detached:
+    With K exits, :math:`CE_k` the cross-entropy of exit k and :math:`KL_k = KL(softmax(y_K / T) || softmax(y_k / T))`, the teacher
+    detached:
 
-    - ``form='sum'`` (the reference recipe): :math:`\sum_k w_k CE_k + \alpha T^2 \sum_{k<4} KL_k`;
-    - ``form='mixed'`` (paper, Eq. 3): :math:`w_4 CE_4 + \sum_{k<4} w_k ((1 - \alpha) CE_k + \alpha T^2 KL_k)`.
+    - ``form='sum'`` (the reference recipe): :math:`\sum_k w_k CE_k + \alpha T^2 \sum_{k<K} KL_k`;
+    - ``form='mixed'`` (paper, Eq. 3): :math:`w_K CE_K + \sum_{k<K} w_k ((1 - \alpha) CE_k + \alpha T^2 KL_k)`.
 
     Args:
-        exit_weights: :math:`w_1 .. w_4`. The reference recipe has 0.5 for the two latent exits, 1 for the feature exit and 1 for the
-            merged exit. With a weight of 0 an exit learns nothing. A static trunk has one exit: ``(1,)``, which distils nothing.
+        exit_weights: :math:`w_1 .. w_K`, one per exit of the model. The reference recipe for the four exits of the paper's network has
+            0.5 for the two latent exits, 1 for the feature exit and 1 for the merged exit. With a weight of 0 an exit learns nothing. A
+            static trunk has one exit: ``(1,)``, which distils nothing.
         distill_weight: :math:`\alpha`; 0 switches self-distillation off.
         temperature: T.
         form: ``'sum'`` or ``'mixed'``.
@@ -50,10 +50,10 @@ class MultiExitLoss(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(exit_weights) not in (1, 4) or min(exit_weights) < 0:
+        if not exit_weights or min(exit_weights) < 0:
             raise UserError(
-                f'exit_weights={tuple(exit_weights)}: four numbers of at least 0 are needed, one per exit; the recipe is (0.5, 0.5, 1, 1), '
-                'and (1,) is for a static trunk'
+                f"exit_weights={tuple(exit_weights)}: one number of at least 0 per exit is needed; the recipe for the paper's four exits "
+                'is (0.5, 0.5, 1, 1), and (1,) is for a static trunk'
             )
         if form not in ('sum', 'mixed'):
             raise UserError(f"form={form!r}: choose 'sum' (reference recipe) or 'mixed' (paper, Eq. 3)")
@@ -75,7 +75,7 @@ class MultiExitLoss(nn.Module):
             target: Class numbers (S,), or class probabilities (S, K) as mixup and cutmix give.
 
         Returns:
-            ``loss_exit1`` .. ``loss_exit4`` and, with distillation and several exits, ``loss_distill``: scalars. Everything whose name
+            ``loss_exit1``, ``loss_exit2`` .. and, with distillation and several exits, ``loss_distill``: scalars. Everything whose name
             contains ``loss`` is summed by MMEngine.
 
         Raises:
@@ -91,8 +91,8 @@ class MultiExitLoss(nn.Module):
             weights = [weight * (1 - self.distill_weight) for weight in weights[:-1]] + weights[-1:]
         smoothing = 0.0 if target.is_floating_point() else self.label_smoothing
         losses = {
-            f'loss_{name}': weight * F.cross_entropy(logits, target, label_smoothing=smoothing)
-            for name, weight, logits in zip(EXIT_NAMES, weights, logits_SK, strict=False)
+            f'loss_exit{number}': weight * F.cross_entropy(logits, target, label_smoothing=smoothing)
+            for number, (weight, logits) in enumerate(zip(weights, logits_SK, strict=True), 1)
         }
         if self.distill_weight and len(logits_SK) > 1:
             scale = self.distill_weight * self.temperature**2

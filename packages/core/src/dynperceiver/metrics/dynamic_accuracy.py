@@ -48,9 +48,10 @@ class DynamicAccuracy(ExitScoresMetric):
     """Accuracy, fractions, cost and time of a test with an exit policy, all of that test itself.
 
     Accuracies and fractions are in [0, 1]: ``dynamic/top1`` .. over all samples, ``dynamic/exit1_fraction`` .. of the samples that leave at
-    each exit, and ``dynamic/exit1_top1`` .. over those (absent where none did). ``dynamic/mean_gflops`` is the exits' cost weighted with their fractions.
-    ``dynamic/mean_ms``, ``dynamic/median_ms`` and ``dynamic/p95_ms`` are over samples, of each the time of its batch over the samples in
-    it: percentiles are latencies at ``dynamic/batch_size`` 1 alone. Cost and times need
+    each exit, and ``dynamic/exit1_top1`` .. over those (absent where none did).
+    ``dynamic/mean_gflops`` is the exits' cost weighted with their fractions. ``dynamic/mean_ms``, ``dynamic/median_ms``
+    and ``dynamic/p95_ms`` are over samples, of each the time of its batch over the samples in it: percentiles are latencies at
+    ``dynamic/batch_size`` 1 alone. Cost and times need
     :class:`~dynperceiver.hooks.ExitPolicyHook`, which sets :attr:`run`.
 
     The model's data samples carry ``pred_score`` (K,), ``exit_index`` and ``gt_label``.
@@ -140,8 +141,9 @@ def _report(metrics: Mapping[str, float], accuracy: float, num_samples: int, num
     expected = {} if run is None else run.expected
     costs = () if run is None else run.cost_gflops
     exits = range(num_exits)
+    hoped_E = expected.get('exit_fractions')
     rows = [
-        (str(k + 1), metrics[f'exit{k + 1}_fraction'], _number(expected.get('exit_fractions'), k), _number(metrics, f'exit{k + 1}_top1'), cost)
+        (str(k + 1), metrics[f'exit{k + 1}_fraction'], _number(hoped_E, k), _number(metrics, f'exit{k + 1}_top1'), cost)
         for k, cost in zip(exits, costs or [float('nan')] * num_exits, strict=True)
     ]
     nan = float('nan')

@@ -64,7 +64,7 @@ def _accuracies(rank_SE: np.ndarray, labels_S: np.ndarray, topk: Sequence[int]) 
 
 @METRICS.register_module()
 class MultiExitAccuracy(ExitFiguresMetric):
-    """Top-1, top-5 and mean-class accuracy of every exit: ``acc/exit1_top1`` .. ``acc/exit4_mean_class``, in [0, 1].
+    """Top-1, top-5 and mean-class accuracy of every exit: ``acc/exit1_top1``, ``acc/exit2_mean_class`` .., in [0, 1].
 
     The model's data samples carry ``exit_scores``, shape (exits, classes), and ``gt_label``.
 

@@ -6,9 +6,11 @@ from .dyn_perceiver import DynPerceiver, Segment
 from .exits import EarlyFeatureExit, ExitHeads, FeatureExit, ForwardKnowledgeTransfer, LatentExit, MergedExit
 from .finding import NetworkError, find_network, find_networks, network_with_exits
 from .latent_branch import LatentBranch
+from .segment_parts import PAPER_SEGMENTS, SegmentParts, Step
 from .static_trunk import StaticTrunk, build_static_trunk
 
 __all__ = [
+    'PAPER_SEGMENTS',
     'DynPerceiver',
     'EarlyFeatureExit',
     'ExitHeads',
@@ -19,7 +21,9 @@ __all__ = [
     'MergedExit',
     'NetworkError',
     'Segment',
+    'SegmentParts',
     'StaticTrunk',
+    'Step',
     'build_feature_branch',
     'build_model',
     'build_static_trunk',

@@ -1,4 +1,4 @@
-"""Dyn-Perceiver (Han et al., ICCV 2023): four segments, each ending in an exit, and one loop that runs them.
+"""Dyn-Perceiver (Han et al., ICCV 2023): segments, each ending in an exit, and one loop that runs them; four in the paper's network.
 
 Shape suffixes: B rows (samples times frames), S samples, C channels, H/W feature size, K classes.
 """
@@ -6,6 +6,7 @@ Shape suffixes: B rows (samples times frames), S samples, C channels, H/W featur
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ..feature_branches import FeatureBranch, check_levels
 from ..structures import NetworkState
 from .exits import ExitHeads
 from .latent_branch import LatentBranch
+from .segment_parts import PAPER_SEGMENTS, Step, publish_segments
 from .variant_check import check_same_variant, unused_prefixes
 
 __all__ = ['DynPerceiver', 'Segment']
@@ -30,7 +32,7 @@ class Segment(nn.Module):
 
     Args:
         network: The network it belongs to.
-        number: 1..4.
+        number: Its number, from 1.
     """
 
     def __init__(self, network: DynPerceiver, number: int) -> None:
@@ -52,7 +54,7 @@ class Segment(nn.Module):
         if network.exits is None or state.pyramid is not None:
             return None, state
         logits_BK = network.classify(self.number, state)
-        if self.number in (1, 2):
+        if network.segment_parts[self.number - 1].hands_on_logits:
             state = state.evolve(carry_BK=logits_BK)
         if state.num_frames > 1:
             logits_BK = torch.unflatten(logits_BK, 0, (-1, state.num_frames)).mean(1)
@@ -69,18 +71,40 @@ class DynPerceiver(nn.Module):
     Args:
         feature_branch: The CNN.
         latent_branch: The latent code and its attention.
-        exits: The four classifiers; ``None`` builds a backbone without any.
+        exits: The classifiers, one per segment; ``None`` builds a backbone without any.
         num_frames: Frames per clip, T. With T > 1 the rows of a batch are clips times frames, every exit averages its logits over
             the frames of a clip, and the logits handed on by knowledge transfer stay per frame. 1 for images.
+        steps: What each segment does.
+
+    Attributes:
+        segments: The segments, as modules.
+        segment_parts: What belongs to each of them, see :class:`~dynperceiver.models.SegmentParts`.
+
+    Raises:
+        ValueError: If there is not one exit per segment, or the stages of the CNN do not come one after another.
     """
 
-    def __init__(self, feature_branch: FeatureBranch, latent_branch: LatentBranch, exits: ExitHeads | None, num_frames: int = 1) -> None:
+    def __init__(
+        self,
+        feature_branch: FeatureBranch,
+        latent_branch: LatentBranch,
+        exits: ExitHeads | None,
+        num_frames: int = 1,
+        steps: Sequence[Sequence[Step]] = PAPER_SEGMENTS,
+    ) -> None:
         super().__init__()
         self.feature_branch = feature_branch
         self.latent_branch = latent_branch
         self.exits = exits
         self.num_frames = num_frames
-        self.segments = nn.ModuleList(Segment(self, number) for number in (1, 2, 3, 4))
+        self.segment_parts = publish_segments(steps, None if exits is None else list(exits))
+        self.segments = nn.ModuleList(Segment(self, parts.number) for parts in self.segment_parts)
+        self._written = frozenset(stage for parts in self.segment_parts for stage in parts.stages('write'))
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits; 0 for a backbone."""
+        return 0 if self.exits is None else len(self.exits)
 
     @property
     def num_classes(self) -> int | None:
@@ -91,6 +115,30 @@ class DynPerceiver(nn.Module):
     def unused_prefixes(self) -> tuple[str, ...]:
         """Prefixes of keys that an image checkpoint has and this network has no use for; none where it has exits."""
         return unused_prefixes(self)
+
+    @property
+    def exits_of_stages(self) -> dict[int, int | None]:
+        """The stages (from 1) in which the latent code is refined, each with the number (from 1) of the exit that classifies this code
+        alone; ``None`` where no exit, or one that classifies a feature map, comes after the stage."""
+        found: dict[int, int | None] = {}
+        for parts in self.segment_parts:
+            stages = parts.stages('read')
+            found |= dict.fromkeys(stages)
+            if stages and 'latent_BNC' in parts.exit_reads and 'feature_BCHW' not in parts.exit_reads:
+                found[stages[-1]] = parts.number
+        return found
+
+    def builds(self, step: Step) -> bool:
+        """Whether what a step uses was built; a backbone ends where its last map is written."""
+        branch = self.latent_branch if step.operation in ('read', 'expand') else self.feature_branch
+        return step.stage <= branch.num_stages
+
+    def stage_parts(self, stage: int) -> Iterator[nn.Module | nn.Parameter]:
+        """What belongs to a stage (from 1) in both branches; ``stage=0`` gives the stem and the initial latent code."""
+        for parts in self.segment_parts:
+            for step in parts.steps:
+                if step.stage == stage:
+                    yield from (attrgetter(name)(self) for name in step.modules)
 
     def start(self, images_BCHW: Tensor, collect_pyramid: bool = False, levels: Sequence[int] = (1, 2, 3, 4)) -> NetworkState:
         """The state before segment 1.
@@ -113,34 +161,37 @@ class DynPerceiver(nn.Module):
         return NetworkState(images_BCHW, num_frames=self.num_frames, pyramid=() if collect_pyramid else None, levels=tuple(levels))
 
     def advance(self, number: int, state: NetworkState) -> NetworkState:
-        """Segment ``number`` (1..4) without its exit.
+        """Segment ``number`` (from 1) without its exit.
 
         Raises:
             ValueError: If the state is not that of an earlier segment.
         """
-        latent, branch = state.latent_BNC, self.latent_branch
-        if number == 1:
-            state = state.collect(0, self.feature_branch.stem(state.feature_BCHW))
-            latent = branch.read(1, branch.start(state.feature_BCHW), state.feature_BCHW)
-        if latent is None:
+        if number > 1 and state.latent_BNC is None:
             raise ValueError(f'segment {number} got a state without latent code; pass it the state that segment {number - 1} returned')
-        for stage in ((1, 2), (3,), (4,), ())[number - 1]:
-            feature = self.feature_branch.stages[stage - 1](state.feature_BCHW)
-            if stage == 4:
-                return state.evolve(feature_BCHW=feature)
-            latent = branch.expand(stage, latent)
-            state = state.collect(stage, branch.write(stage, feature, latent))
-            latent = branch.read(stage + 1, latent, state.feature_BCHW)
-        if number == 4:
-            state = state.collect(4, branch.write(4, state.feature_BCHW, latent))
-        return state.evolve(latent_BNC=latent)
+        for step in self.segment_parts[number - 1].steps:
+            state = self._take(step, state)
+        return state
+
+    def _take(self, step: Step, state: NetworkState) -> NetworkState:
+        branch, stage, feature, latent = self.latent_branch, step.stage, state.feature_BCHW, state.latent_BNC
+        if step.operation == 'stem':
+            state = state.collect(0, self.feature_branch.stem(feature))
+            return state.evolve(latent_BNC=branch.start(state.feature_BCHW))
+        if step.operation == 'cnn':
+            feature = self.feature_branch.stages[stage - 1](feature)
+            return state.evolve(feature_BCHW=feature) if stage in self._written else state.collect(stage, feature)
+        assert latent is not None
+        if step.operation == 'read':
+            return state.evolve(latent_BNC=branch.read(stage, latent, feature))
+        if step.operation == 'expand':
+            return state.evolve(latent_BNC=branch.expand(stage, latent))
+        return state.collect(stage, branch.write(stage, feature, latent))
 
     def classify(self, number: int, state: NetworkState) -> Tensor:
-        """Per-row logits (B, K) of exit ``number`` (1..4) from the state after that segment."""
+        """Per-row logits (B, K) of exit ``number`` (from 1) from the state after that segment."""
         assert self.exits is not None
-        exit_head = self.exits[number - 1]
-        inputs = (state.feature_BCHW,) if number == 3 else (state.feature_BCHW, state.latent_BNC, state.carry_BK)
-        logits_BK: Tensor = exit_head(*inputs)
+        inputs = (getattr(state, name) for name in self.segment_parts[number - 1].exit_reads)
+        logits_BK: Tensor = self.exits[number - 1](*inputs)
         return logits_BK
 
     def run(self, state: NetworkState) -> Iterator[tuple[Tensor | None, NetworkState]]:
@@ -156,7 +207,7 @@ class DynPerceiver(nn.Module):
             images_BCHW: Images or frames, shape (B, 3, H, W).
 
         Returns:
-            Four logits of shape (S, classes) in exit order, S = B / num_frames.
+            Logits of shape (S, classes), one per exit in their order, S = B / num_frames.
 
         Raises:
             ValueError: If the network was built without exits.

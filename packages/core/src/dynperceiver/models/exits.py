@@ -1,6 +1,8 @@
-"""The four classifiers, in the order in which they become available (paper section 3.3).
+"""The classifiers, in the order in which they become available (paper section 3.3).
 
-All of them work per row (image or frame); averaging over the frames of a clip is the network's business.
+Each says which fields of a :class:`~dynperceiver.structures.NetworkState` it ``reads``, and whether it ``hands_on`` its logits to later
+exits, which take them by forward knowledge transfer. All of them work per row (image or frame); averaging over the frames of a clip is
+the network's business.
 
 Shape suffixes: B rows, C channels, H/W feature size, N latent tokens, K classes.
 """
@@ -51,19 +53,21 @@ class EarlyExit(nn.Module):
     """
 
     classifier_name = 'classifier'
+    reads: tuple[str, ...]
+    hands_on = True
 
     def __init__(self, channels: int, num_classes: int, fkt_channels: int | None = None) -> None:
         super().__init__()
         self.fkt = None if fkt_channels is None else ForwardKnowledgeTransfer(num_classes, fkt_channels)
         self.add_module(self.classifier_name, nn.Linear(channels + (fkt_channels or 0), num_classes))
 
-    def pool(self, feature_BCHW: Tensor, latent_BNC: Tensor) -> Tensor:
-        """The vector (B, C) to classify."""
-        raise NotImplementedError
+    def pool(self, code: Tensor) -> Tensor:
+        """The vector (B, C) to classify, of a map or a latent code."""
+        raise NotImplementedError(f'{type(self).__name__} does not say what it classifies; override pool()')
 
-    def forward(self, feature_BCHW: Tensor, latent_BNC: Tensor, carry_BK: Tensor | None) -> Tensor:
-        """Classify the newest map (B, C, H, W) or latent code (B, N, C), given the earlier logits (B, K) where knowledge is transferred."""
-        pooled_BC = self.pool(feature_BCHW, latent_BNC)
+    def forward(self, code: Tensor, carry_BK: Tensor | None) -> Tensor:
+        """Classify a map (B, C, H, W) or a latent code (B, N, C), given the earlier logits (B, K) where knowledge is transferred."""
+        pooled_BC = self.pool(code)
         if self.fkt is not None:
             pooled_BC = torch.cat((pooled_BC, self.fkt(carry_BK)), 1)
         logits_BK: Tensor = self.get_submodule(self.classifier_name)(pooled_BC)
@@ -73,9 +77,11 @@ class EarlyExit(nn.Module):
 class LatentExit(EarlyExit):
     """Early exit in the classification branch: the mean latent token."""
 
-    def pool(self, feature_BCHW: Tensor, latent_BNC: Tensor) -> Tensor:
-        """Mean over the tokens."""
-        return latent_BNC.mean(1)
+    reads = ('latent_BNC', 'carry_BK')
+
+    def pool(self, code: Tensor) -> Tensor:
+        """Mean over the tokens of a latent code (B, N, C)."""
+        return code.mean(1)
 
 
 class EarlyFeatureExit(EarlyExit):
@@ -85,10 +91,11 @@ class EarlyFeatureExit(EarlyExit):
     """
 
     classifier_name = 'feature_classifier'
+    reads = ('feature_BCHW', 'carry_BK')
 
-    def pool(self, feature_BCHW: Tensor, latent_BNC: Tensor) -> Tensor:
-        """Mean over the pixels."""
-        return feature_BCHW.mean((2, 3))
+    def pool(self, code: Tensor) -> Tensor:
+        """Mean over the pixels of a map (B, C, H, W)."""
+        return code.mean((2, 3))
 
 
 EARLY_EXITS: dict[str, type[EarlyExit]] = {'latent': LatentExit, 'feature': EarlyFeatureExit}
@@ -103,6 +110,9 @@ class FeatureExit(nn.Module):
         hidden_channels: Hidden width of a two-layer head (MobileNet-v3); ``None`` for a single Linear.
         dropout: Dropout before the last Linear.
     """
+
+    reads = ('feature_BCHW',)
+    hands_on = False
 
     def __init__(self, channels: int, num_classes: int, hidden_channels: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
@@ -131,6 +141,9 @@ class MergedExit(nn.Module):
         dropout: Dropout within the two-layer head.
     """
 
+    reads = ('feature_BCHW', 'latent_BNC', 'carry_BK')
+    hands_on = False
+
     def __init__(
         self,
         feature_channels: int,
@@ -155,7 +168,7 @@ class MergedExit(nn.Module):
 
 
 class ExitHeads(nn.ModuleList):
-    """The four exits of a network.
+    """The exits of the paper's network, which are four.
 
     Args:
         channels: Channels of x_0 .. x_4.
@@ -188,6 +201,11 @@ class ExitHeads(nn.ModuleList):
         )
         self.num_classes = num_classes
         init_classifiers(self)
+
+    @property
+    def trunk_exit_index(self) -> int:
+        """Index, from 0, of the exit that is the CNN's own classifier: with it alone, the CNN is the baseline of the network."""
+        return next(index for index, exit_head in enumerate(self) if isinstance(exit_head, FeatureExit))
 
 
 def init_classifiers(heads: nn.Module) -> None:

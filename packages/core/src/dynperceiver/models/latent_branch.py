@@ -79,6 +79,22 @@ class LatentBranch(nn.Module):
         with torch.no_grad():
             self.latent.clamp_(-2, 2)
 
+    @staticmethod
+    def stage_modules(operation: str, stage: int) -> tuple[str, ...]:
+        """Names of the modules that :meth:`read`, :meth:`expand` or :meth:`write` of a stage uses.
+
+        Args:
+            operation: ``'read'``, ``'expand'`` or ``'write'``.
+            stage: 1..4.
+        """
+        parts = {'read': ('x2z', 'blocks'), 'expand': ('mixers', 'expanders'), 'write': ('z2x',)}[operation]
+        return ('last_z2x',) if (operation, stage) == ('write', 4) else tuple(f'{part}.{stage - 1}' for part in parts)
+
+    @property
+    def readers(self) -> dict[int, nn.Module]:
+        """Stage (1..4) to the module that reads the feature map there; the identity where nothing does."""
+        return dict(enumerate(self.x2z, 1))
+
     def start(self, feature_BCHW: Tensor) -> Tensor:
         """z_0 for every row of a feature map: shape (B, N, C of x_0); while exporting (1, N, C), which what reads it broadcasts."""
         if torch.compiler.is_exporting():

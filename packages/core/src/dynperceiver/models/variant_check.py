@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -21,7 +22,7 @@ def _listing(names: Iterable[str], limit: int = 8) -> str:
     return ', '.join(names[:limit]) + more
 
 
-def unused_prefixes(model: nn.Module) -> tuple[str, ...]:
+def unused_prefixes(model: Any) -> tuple[str, ...]:
     """What a complete checkpoint of this variant has and a backbone leaves out, because none of its maps depends on it.
 
     Args:
@@ -32,14 +33,8 @@ def unused_prefixes(model: nn.Module) -> tuple[str, ...]:
     """
     if model.exits is not None:
         return ()
-    cnn_stages, latent_stages = model.feature_branch.num_stages, model.latent_branch.num_stages
-    parts = ('x2z', 'blocks', 'mixers', 'expanders', 'z2x')
-    return (
-        'exits.',
-        *(f'feature_branch.stages.{i}.' for i in range(cnn_stages, 4)),
-        *(f'latent_branch.{part}.{i}.' for part in parts for i in range(latent_stages, 4)),
-        *(('latent_branch.last_z2x.',) if cnn_stages < 4 else ()),
-    )
+    steps = chain.from_iterable(parts.steps for parts in model.segment_parts)
+    return ('exits.', *(f'{name}.' for step in steps if not model.builds(step) for name in step.modules))
 
 
 def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: str = '') -> None:

@@ -22,7 +22,6 @@ from .gallery import Card
 
 __all__ = ['attention_grid', 'draw_attention', 'most_different_token', 'upsample_grid']
 
-EXIT_OF_STAGE = {3: 1, 4: 2}
 SHOWN_PIXELS = 224
 
 
@@ -78,16 +77,23 @@ def _draw_map(axes: Any, image_HWC: np.ndarray, grid_SS: np.ndarray) -> None:
 
 
 def draw_attention(
-    card: Card, weights_of_stages: Mapping[int, Tensor], path: str | Path, title: str = 'Where the latent code looks', tokens: bool = True
+    card: Card,
+    weights_of_stages: Mapping[int, Tensor],
+    path: str | Path,
+    title: str = 'Where the latent code looks',
+    tokens: bool = True,
+    exit_of_stage: Mapping[int, int | None] | None = None,
 ) -> None:
     """Draw an image and, for each stage that reads the feature map, where its latent tokens look.
 
     Args:
         card: The image with the answers of the exits.
-        weights_of_stages: Stage (1..4) to attention weights of the image, shape (heads, tokens, keys).
+        weights_of_stages: Stage (from 1) to attention weights of the image, shape (heads, tokens, keys).
         path: Picture to write; the ending says the format.
         title: Title.
         tokens: Whether a second row shows the token of each stage that looks most unlike the mean.
+        exit_of_stage: All stages of the network, and the exit whose answer belongs below each, see
+            :attr:`~dynperceiver.models.DynPerceiver.exits_of_stages`. Default: the stages that have weights, without answers.
 
     Raises:
         ValueError: If there is no stage, or keys are no square grid.
@@ -95,6 +101,7 @@ def draw_attention(
     if not weights_of_stages:
         raise ValueError('there are no attention weights; record them while the network runs (dynperceiver.layers.recording)')
     stages = sorted(weights_of_stages)
+    exit_of_stage = exit_of_stage or {}
     grids = {stage: attention_grid(weights_of_stages[stage]) for stage in stages}
     height, width = card.image_HWC.shape[:2]
     panel_in = 2.3 * width / height if width < height else 2.3
@@ -117,8 +124,8 @@ def draw_attention(
         top = axes[0, column]
         _draw_map(top, card.image_HWC, grid_SS)
         top.set_title(f'stage {stage}: {weights_HNM.shape[1]} tokens\npeak {grid_SS.max():.1f} × even', fontsize=9)
-        answer = EXIT_OF_STAGE.get(stage)
-        if answer:
+        answer = exit_of_stage.get(stage)
+        if answer is not None:
             top.set_xlabel(card.says(answer), fontsize=9, color=card.colour(answer))
         if tokens:
             token = most_different_token(weights_HNM)
@@ -129,7 +136,7 @@ def draw_attention(
     notes = [f'bright: much attention, each map scaled to its own peak; even is 1/{side**2} for each of {side} x {side} cells']
     if tokens:
         notes.append('above: mean over tokens; below: the token that looks most unlike that mean')
-    absent = [str(stage) for stage in (1, 2, 3, 4) if stage not in grids]
+    absent = [str(stage) for stage in exit_of_stage if stage not in grids]
     if absent:
         notes.append(f'no map of stage {", ".join(absent)}: built without x2z, which reads the feature map')
     figure.supxlabel('\n'.join(notes), fontsize=8, color='0.35', x=0.01, ha='left')

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dynperceiver_runtime import MissingFileError, UserError
+from dynperceiver_runtime.files import reading
 
 from .files import load_pyplot, save_figure
 
@@ -29,18 +31,21 @@ def read_exit_accuracies(path: str | Path, metric: str = 'top1') -> list[float]:
     remedy = 'pass the one that tools/test.py writes in its work dir, WORK_DIR/TIME/TIME.json'
     if not Path(path).is_file():
         raise MissingFileError(f'result {path} is missing; {remedy}')
+    with reading(path, 'result'):
+        content = Path(path).read_bytes()
     try:
-        values = json.loads(Path(path).read_text(encoding='utf-8'))
+        values = json.loads(content)
     except ValueError as error:
         raise UserError(f'{path} is not the JSON file of one test ({error}); {remedy}') from error
     if not isinstance(values, dict):
         raise UserError(f'{path} is not the JSON file of one test (it holds a {type(values).__name__}); {remedy}')
-    names = sorted(name for name in values if name.rpartition('/')[2].startswith('exit') and name.endswith(f'_{metric}'))
+    found = {name: re.fullmatch(rf'exit(\d+)_{re.escape(metric)}', name.rpartition('/')[2]) for name in values}
+    names = sorted((int(match[1]), name) for name, match in found.items() if match)
     if not names:
         raise UserError(
             f'{path} has no {metric} per exit, only {", ".join(values) or "nothing"}; pass the JSON file that tools/test.py writes'
         )
-    return [float(values[name]) for name in names]
+    return [float(values[name]) for _, name in names]
 
 
 def plot_exit_tradeoff(

@@ -121,8 +121,8 @@ class ExitPolicy:
             low, high = decision_threshold(threshold), largest_decision_threshold(threshold)
             if not low - AGREEMENT * max(1, abs(low)) <= value <= high + AGREEMENT * max(1, abs(high)) and value not in (low, high):
                 raise ValueError(
-                    f'log_odds {value:.9g} of exit {number} are not those of its threshold {threshold:.9g}, which are {low:.9g} to {high:.9g}; '
-                    f'{what_to_do}'
+                    f'log_odds {value:.9g} of exit {number} are not those of its threshold {threshold:.9g}, which are {low:.9g} to '
+                    f'{high:.9g}; {what_to_do}'
                 )
         return checked
 
@@ -204,7 +204,7 @@ class ExitPolicy:
             if wrong_S.any():
                 raise ValueError(
                     f'exit {exit_index + 1}: {int(wrong_S.sum())} of {score_S.size} scores are {what} (the first is that of sample '
-                    f'{int(wrong_S.argmax())}); scores are numbers from 0 to 1: take them from score_of, which says what is wrong with logits'
+                    f'{int(wrong_S.argmax())}); scores are numbers from 0 to 1: take them from score_of, which says what is wrong'
                 )
         return log_odds_of_scores(score_S) if self.scale == 'log_odds' else score_S
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dynperceiver_runtime import UserError
+from dynperceiver_runtime import MissingFileError, UserError
 from dynperceiver_runtime.files import open_atomically
 
 from ..analysis import count_exit_costs
@@ -107,12 +107,12 @@ class HeldOutLogits:
             form: Form that they must have.
 
         Raises:
-            FileNotFoundError: If the file is missing.
+            MissingFileError: If the file is missing.
             UserError: If it is something else, or of other weights or samples.
         """
         remedy = 'make it anew with tools/calibrate.py --save-logits'
         if not Path(path).is_file():
-            raise FileNotFoundError(f'logits {path} are missing; check the path, or {remedy}')
+            raise MissingFileError(f'logits {path} are missing; check the path, or {remedy}')
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 found = {entry.name: arrays[entry.name] for entry in fields(cls)}

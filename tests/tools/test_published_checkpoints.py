@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dynperceiver.checkpoint import convert_from_reference, save_state_dict
 
+pytestmark = pytest.mark.parity
 CONFIGS = {
     'resnet50_x0375': 'dynperceiver-r50x0.375_8xb128_in1k.py',
     'regnet_y_800mf': 'dynperceiver-regnety-800mf_8xb128_in1k.py',

@@ -10,7 +10,7 @@ from published_cnns import PUBLISHED_PARAMETERS, STRIDES, cnn_forward, divisible
 from torch import nn
 
 from dynperceiver import build_feature_branch
-from dynperceiver.feature_branches import FEATURE_BRANCHES, FeatureBranch
+from dynperceiver.feature_branches import FEATURE_BRANCHES, FeatureBranch, feature_shapes
 
 IMAGES = (2, 3, 96, 64)
 
@@ -56,6 +56,27 @@ def test_published_channels_and_strides_are_what_comes_out(name: str) -> None:
     for x, channels, stride in zip(maps, branch.channels, branch.strides, strict=True):
         assert x.shape == (2, channels, 96 // stride, 64 // stride)
         assert torch.isfinite(x).all()
+
+
+WIDTHS = {
+    'resnet': (0.125, 0.375, 0.5, 0.625, 0.75, 1.0, 2.0),
+    'regnet_y': (1.0,),
+    'mobilenet_v3_large': (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0),
+}
+
+
+@pytest.mark.parametrize(('name', 'width'), [(name, width) for name in FEATURE_BRANCHES for width in WIDTHS[family(name)]])
+def test_published_before_anything_is_built_is_what_is_built(name: str, width: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    branch = _shadow(name, width)
+    with torch.no_grad():
+        feature = torch.empty(1, 3, 96, 64, device='meta')
+        maps = [feature := part(feature) for part in (branch.stem, *branch.stages)]
+    monkeypatch.setattr(type(FEATURE_BRANCHES[name]), 'build', lambda *_: pytest.fail('it was built'))
+    shapes = feature_shapes(name, width)
+    assert [tuple(x.shape[1:]) for x in maps] == [
+        (channels, 96 // stride, 64 // stride) for channels, stride in zip(shapes.channels, shapes.strides, strict=True)
+    ]
+    assert shapes == branch.shapes
 
 
 @pytest.mark.parametrize('name', ['resnet18', 'resnet34', 'resnet50'])

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from torch import nn
 
 from dynperceiver import build_feature_branch
-from dynperceiver.feature_branches import FEATURE_BRANCHES, FeatureBranch, find_feature_branch, register_feature_branch
+from dynperceiver.feature_branches import (
+    FEATURE_BRANCHES,
+    FeatureBranch,
+    FeatureShapes,
+    feature_shapes,
+    find_feature_branch,
+    register_feature_branch,
+)
 from dynperceiver.feature_branches.base import ResidualBlock, make_divisible
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The table, which takes rows for the time of a test."""
+    table = dict(FEATURE_BRANCHES)
+    monkeypatch.setattr('dynperceiver.feature_branches.variants.FEATURE_BRANCHES', table)
+    return table
+
+
+def _branch(channels: int) -> FeatureBranch:
+    return FeatureBranch(nn.Identity(), [nn.Identity()] * 4, [channels] * 5, [4, 4, 8, 16, 32])
 
 
 @pytest.mark.parametrize(
@@ -68,6 +90,24 @@ def test_a_new_row_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None
         assert build_feature_branch('tiny').channels == (3, 3, 3, 3, 3)
     finally:
         FEATURE_BRANCHES.pop('tiny', None)
+
+
+@pytest.mark.parametrize('width', [1.0, 0.5])
+def test_a_row_that_publishes_nothing_is_asked_what_it_builds(width: float, rows: dict[str, Any]) -> None:
+    rows['tiny'] = SimpleNamespace(name='tiny', build=lambda width, *_: _branch(int(8 * width)))
+    assert feature_shapes('tiny', width) == FeatureShapes((int(8 * width),) * 5, (4, 4, 8, 16, 32))
+
+
+def test_a_row_that_builds_something_else_than_it_publishes(rows: dict[str, Any]) -> None:
+    rows['tiny'] = SimpleNamespace(name='tiny', strides=(4, 4, 8, 16, 32), channels=lambda width: (8,) * 5, build=lambda *_: _branch(16))
+    assert feature_shapes('tiny').channels == (8,) * 5
+    with pytest.raises(ValueError, match=r"'tiny' publishes .*channels=\(8, 8, 8, 8, 8\).* what it built has .*channels=\(16, .* let its"):
+        build_feature_branch('tiny')
+
+
+def test_maps_are_chosen_by_number() -> None:
+    shapes = FeatureShapes((1, 2, 3), (4, 8, 16))
+    assert shapes.choose((0, 2)) == FeatureShapes((1, 3), (4, 16))
 
 
 def test_a_branch_needs_four_stages() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from core_models import standard_normal
+from core_models import NARROW_WIDTHS, standard_normal
 from mmcv.ops import RoIAlign
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dynperceiver.analysis import count_exit_costs, count_gmacs, meta_copy
 from dynperceiver.feature_branches import FEATURE_BRANCHES
-from dynperceiver_det.models import DynPerceiverBackbone, FeatureBranchBackbone, PyramidBackbone
+from dynperceiver_det.models import DynPerceiverBackbone, FeatureBranchBackbone, PyramidBackbone, published_shapes
 from dynperceiver_det.registry import MODELS
 
 SIZES = ((64, 96), (67, 131), (33, 32))
@@ -34,6 +34,8 @@ both = pytest.mark.parametrize('kind', BACKBONES)
 def test_maps_of_images_of_any_size(name: str, kind: type[PyramidBackbone]) -> None:
     backbone = empty_backbone(kind, name)
     assert backbone.out_strides == (4, 8, 16, 32)
+    published = published_shapes(name, NARROW_WIDTHS.get(name, 1.0))
+    assert (published.channels, published.strides) == (backbone.out_channels, backbone.out_strides)
     for height, width in SIZES:
         maps = backbone(torch.zeros(2, 3, height, width))
         assert [tuple(feature.shape) for feature in maps] == [
@@ -66,6 +68,8 @@ def test_a_choice_of_maps(out_indices: tuple[int, ...], name: str, kind: type[Py
     assert all(torch.equal(given, same) for given, same in zip(maps, expected, strict=True))
     assert chosen.out_channels == tuple(feature.shape[1] for feature in maps) == tuple(feature.shape[1] for feature in expected)
     assert chosen.out_strides == tuple((4, 8, 16, 32)[i] for i in out_indices)
+    published = published_shapes(name, NARROW_WIDTHS[name], out_indices)
+    assert (published.channels, published.strides) == (chosen.out_channels, chosen.out_strides)
     if 3 not in out_indices:
         assert len(chosen.state_dict()) < len(weights)
 

@@ -154,6 +154,30 @@ def test_the_given_config_stays_as_it_is() -> None:
     assert cfg == before, 'nothing is shared'
 
 
+@pytest.mark.parametrize('kind', BACKBONES)
+def test_reading_the_channels_builds_nothing(kind: type[PyramidBackbone], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('build_model', 'build_feature_branch'):
+        monkeypatch.setattr(f'dynperceiver_det.models.backbones.{name}', lambda *_, **_settings: pytest.fail('a network was built'))
+    assert fill_neck_channels({'backbone': _backbone(kind), 'neck': _fpn()})['neck']['in_channels'] == CHANNELS
+    by_class = {**_backbone(kind), 'type': kind}
+    assert fill_neck_channels({'backbone': by_class, 'neck': _fpn()})['neck']['in_channels'] == CHANNELS
+    with pytest.raises(ValueError, match=r'width=0\.3 for resnet18'):
+        fill_neck_channels({'backbone': _backbone(kind, width=0.3), 'neck': _fpn()})
+
+
+def test_a_subclass_is_asked_what_it_built() -> None:
+    class Wider(FeatureBranchBackbone):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**{**settings, 'width': 0.25})
+
+    assert fill_neck_channels({'backbone': {**_backbone(), 'type': Wider}, 'neck': _fpn()})['neck']['in_channels'] == [16, 32, 64, 128]
+
+    class Same(FeatureBranchBackbone):
+        pass
+
+    assert fill_neck_channels({'backbone': {**_backbone(), 'type': Same}, 'neck': _fpn()})['neck']['in_channels'] == CHANNELS
+
+
 def test_a_backbone_that_publishes_nothing() -> None:
     pattern = (
         r"backbone of type 'ResNet' publishes no out_channels, so that neck\.in_channels cannot be filled; take "

@@ -20,7 +20,7 @@ __all__ = ['CALLS_PER_LATE_ANSWER', 'Deadlines', 'TimedCall']
 
 CALLS_PER_LATE_ANSWER = 33
 """Calls for each of which one answer may be late because a segment was begun and took longer than was expected: 3 % in the long run, and 5
-in any 100 calls. Segment 1 always runs, and what is late because of it alone does not count."""
+in any 100 calls. What is late because of segment 1, which always runs, or because a segment ran for the first time, does not count."""
 
 MOST_SAVED = 2 * CALLS_PER_LATE_ANSWER  # two late answers in a row, after a time without
 MOST_OWED = 15  # so that a late answer is allowed again within 48 calls, whatever happened before
@@ -67,23 +67,22 @@ class Deadlines:
                 self._num_calls += 1
         return TimedCall(self, clock, started, deadline_ms, image_size)
 
-    def _may_begin(self, index: int, image_size: ImageSize, count: int, left_ms: float) -> tuple[bool, bool]:
-        """Whether a segment may begin, and whether as a trial."""
+    def _may_begin(self, index: int, image_size: ImageSize, count: int, left_ms: float) -> tuple[bool, bool, bool]:
+        """Whether a segment may begin, whether as a trial, and whether it ever ran."""
         if left_ms <= 0:
-            return False, False
+            return False, False, False
         with self._lock:
             segment, like = self._segments[index], self._segments[index - 1].times
             times, may_be_late = segment.times, self._saved >= CALLS_PER_LATE_ANSWER
-            begins = not times.num_runs or times.expect(image_size, count, like, careful=not may_be_late) <= left_ms
-            is_trial = False
-            if not begins:
+            begins, is_trial, is_known = True, False, times.num_runs > 0
+            if times.expect(image_size, count, like, careful=not may_be_late) > left_ms:
                 likely = times.num_runs == 1 or times.best(image_size, count, like)[0] <= left_ms
                 wait = min(segment.wait, LONGEST_LIKELY_WAIT) if likely else UNLIKELY_WAITS * segment.wait
                 allowed = may_be_late if likely else self._saved == MOST_SAVED  # which leaves one for segments that mostly fit
                 begins = is_trial = allowed and self._num_calls - segment.last_call > wait
             if begins:
                 segment.last_call = self._num_calls  # other threads need not try it, too
-            return begins, is_trial
+            return begins, is_trial, is_known
 
     def _ran(self, index: int, image_size: ImageSize, count: int, milliseconds: float, trial_in_time: bool | None) -> None:
         with self._lock:
@@ -113,7 +112,8 @@ class TimedCall:
     ) -> None:
         self._deadlines, self._clock, self._deadline_ms, self._image_size = deadlines, clock, deadline_ms, image_size
         self._started = self._step_began = started
-        self._is_trial = self._risked = False
+        self._is_trial = False
+        self._counts = False  # whether a late answer does: it is late because of the segment that was begun last
 
     def ran(self, index: int, count: int) -> None:
         """A segment has run, and it is decided who leaves.
@@ -137,12 +137,13 @@ class TimedCall:
         if self._deadline_ms is None:
             return True
         left_ms = self._deadline_ms - (self._clock() - self._started) * 1e3
-        begins, self._is_trial = self._deadlines._may_begin(index, self._image_size, count, left_ms)
-        self._risked |= begins
+        begins, self._is_trial, is_known = self._deadlines._may_begin(index, self._image_size, count, left_ms)
+        if begins:
+            self._counts = is_known
         return begins
 
     def ended(self) -> None:
         """The answers are there."""
         if self._deadline_ms is not None:
             is_late = (self._clock() - self._started) * 1e3 > self._deadline_ms
-            self._deadlines._ended(is_late and self._risked)
+            self._deadlines._ended(is_late and self._counts)

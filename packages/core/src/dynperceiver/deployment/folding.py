@@ -231,11 +231,14 @@ def settle_weights(network: nn.Module) -> None:
             if computes_weights(hook):
                 hook.remove(module)
                 hooks.pop(key, None)
-        for name in list(getattr(module, 'parametrizations', {})) if parametrize.is_parametrized(module) else ():
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-            settled = getattr(module, name).detach().clone()
-            delattr(module, name)
-            module.register_parameter(name, nn.Parameter(settled, requires_grad=False))
+        if parametrize.is_parametrized(module):
+            # PyTorch's own way of removing them changes the class, which a copy shares with its original.
+            names = list(getattr(module, 'parametrizations', ()))
+            settled = {name: getattr(module, name).detach().clone() for name in names}
+            module.__class__ = type(module).__bases__[0]
+            del module._modules['parametrizations']
+            for name, weight in settled.items():
+                module.register_parameter(name, nn.Parameter(weight, requires_grad=False))
 
 
 def fold(network: Network, image_size: tuple[int, int] = (224, 224)) -> Network:
@@ -275,7 +278,10 @@ def fold_places(network: Network, image_size: tuple[int, int], places: Iterable[
         changed = fold_batch_norms(folded, places)
         if isinstance(folded, DynPerceiver):
             _fold_latent_branch(folded, image_size)
-    return folded.requires_grad_(False).to(memory_format=torch.channels_last), changed  # type: ignore[call-overload]
+        for parameter in folded.parameters():
+            if parameter.dim() == 4:  # that of a module as a whole refuses convolutions over three dimensions
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return folded.requires_grad_(False), changed
 
 
 @contextmanager
@@ -329,7 +335,8 @@ def _can_fold_attention(layer: Any) -> bool:
 
 
 def _can_fold_reader(reader: FeatureToLatent) -> bool:
-    return _is_plain(reader, FeatureToLatent) and type(reader).summarize is FeatureToLatent.summarize
+    own_summary = type(reader).summarize is not FeatureToLatent.summarize or 'summarize' in vars(reader)
+    return _is_plain(reader, FeatureToLatent) and not own_summary
 
 
 def _fold_latent_branch(network: DynPerceiver, image_size: tuple[int, int]) -> None:

@@ -115,33 +115,36 @@ class Reference:
         bad_E = [number for number, logits_SK in enumerate(self.logits_ESK, 1) if not np.isfinite(logits_SK).all()]
         if not bad_E:
             return
-        state = self.network.state_dict()
-        weights = [
-            f'{name} ({int((~tensor.isfinite()).sum())} of {tensor.numel()})'
-            for name, tensor in state.items()
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all()
-        ]
-        if weights:
-            more = f' and {len(weights) - 4} more' if len(weights) > 4 else ''
-            raise FreezeError(
-                f'exit {bad_E[0]} gives logits that are not finite, because of weights that are not: {", ".join(weights[:4])}{more}; '
-                'load a checkpoint from before the training failed'
-            )
-        layer = self._first_layer(lambda outputs: not all(output.isfinite().all() for output in outputs))
+        layer, kind = self._first_layer(lambda outputs: not all(output.isfinite().all() for output in outputs))
+        weights = self._bad_weights(f'{layer}.') or self._bad_weights('')
+        more = f' and {len(weights) - 4} more' if len(weights) > 4 else ''
         raise FreezeError(
-            f'exit {bad_E[0]} gives logits that are not finite on random images, first in {layer}; check its weights, and that the '
-            'BatchNorm statistics are trained'
+            f'exit {bad_E[0]} gives logits that are not finite on random images; the first layer whose output is not finite is {layer} '
+            f'({kind}), '
+            + (
+                f'because of the weights {", ".join(weights[:4])}{more}; load a checkpoint from before the training failed'
+                if weights
+                else 'whose weights are finite; check how large they are, and that the BatchNorm statistics are trained'
+            )
         )
 
-    def _first_layer(self, matches: Callable[[list[Tensor]], bool]) -> str:
-        found: list[str] = []
+    def _bad_weights(self, prefix: str) -> list[str]:
+        return [
+            f'{name} ({int((~parameter.isfinite()).sum())} of {parameter.numel()} not finite)'
+            for name, parameter in (*self.network.named_parameters(), *(self.network.named_buffers() if prefix else ()))
+            if name.startswith(prefix) and parameter.is_floating_point() and not parameter.isfinite().all()
+        ]
+
+    def _first_layer(self, matches: Callable[[list[Tensor]], bool]) -> tuple[str, str]:
+        """Name and type of the first layer with such outputs."""
+        found = [('the network', type(self.network).__name__)]
 
         def visit(name: str, module: nn.Module, outputs: list[Tensor]) -> None:
-            if not found and matches(outputs):
-                found.append(f'{name} ({type(module).__name__})')
+            if len(found) == 1 and matches(outputs):
+                found.append((name, type(module).__name__))
 
         _watch(self.network, self.images_BCHW, visit)
-        return found[0] if found else 'no layer of its own'
+        return found[-1]
 
     def where_they_part(self, network: nn.Module, images_BCHW: Tensor, passed_over: Collection[str] = ()) -> str:
         """The first layer whose output differs between this network and another that has layers of the same names.
@@ -152,20 +155,25 @@ class Reference:
             passed_over: Names of layers whose outputs are expected to differ.
         """
         expected: dict[str, list[list[Tensor]]] = {}
-        _watch(self.network, self.images_BCHW, lambda name, _, outputs: expected.setdefault(name, []).append([o.clone() for o in outputs]))
+        others = set(passed_over)
+        changed: list[Tensor] = []
+
+        def keep(name: str, module: nn.Module, outputs: list[Tensor]) -> None:
+            if name in others:
+                changed.extend(outputs)
+            elif any(output is tensor for output in outputs for tensor in changed):
+                others.add(name)  # it hands on what another layer made
+            expected.setdefault(name, []).append([output.clone() for output in outputs])
+
+        _watch(self.network, self.images_BCHW, keep)
         found: list[str] = []
-        changed: list[Tensor] = []  # what holds such a layer may hand its output on
         num_calls: dict[str, int] = {}
 
         def visit(name: str, module: nn.Module, outputs: list[Tensor]) -> None:
             call = num_calls[name] = num_calls.get(name, -1) + 1
-            if name in passed_over:
-                changed.extend(outputs)
-            if found or call >= len(expected.get(name, ())):
+            if found or name in others or call >= len(expected.get(name, ())):
                 return
             for output, one in zip(outputs, expected[name][call], strict=False):
-                if any(output is tensor for tensor in changed):
-                    continue
                 one = one[: len(output)] if one.dim() and output.dim() else one
                 if compare_logits(output.double().cpu().numpy(), one.double().cpu().numpy()) > self.tolerance:
                     found.append(f'{name} ({type(module).__name__})')

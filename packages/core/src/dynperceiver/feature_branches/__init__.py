@@ -1,11 +1,11 @@
 """CNN feature branches: ResNet, RegNetY, MobileNet-v3, one table, one builder."""
 
-from .base import FeatureBranch, FeatureBranchVariant, ResidualBlock, check_levels, pyramid_levels
+from .base import FeatureBranch, FeatureBranchVariant, FeatureShapes, ResidualBlock, check_levels, pyramid_levels
 from .build import build_feature_branch
 from .mobilenet_v3 import InvertedResidualRow, MobileNetV3Variant
 from .regnet import RegNetYVariant
 from .resnet import BasicBlock, Bottleneck, ResNetVariant
-from .variants import FEATURE_BRANCHES, find_feature_branch, register_feature_branch
+from .variants import FEATURE_BRANCHES, feature_shapes, find_feature_branch, register_feature_branch
 
 __all__ = [
     'FEATURE_BRANCHES',
@@ -13,6 +13,7 @@ __all__ = [
     'Bottleneck',
     'FeatureBranch',
     'FeatureBranchVariant',
+    'FeatureShapes',
     'InvertedResidualRow',
     'MobileNetV3Variant',
     'RegNetYVariant',
@@ -20,6 +21,7 @@ __all__ = [
     'ResidualBlock',
     'build_feature_branch',
     'check_levels',
+    'feature_shapes',
     'find_feature_branch',
     'pyramid_levels',
     'register_feature_branch',

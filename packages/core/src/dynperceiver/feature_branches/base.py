@@ -6,6 +6,7 @@ Shape suffixes: B rows, C channels, H/W feature size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,6 +19,7 @@ from ..layers import DropPath, TemporalShift
 __all__ = [
     'FeatureBranch',
     'FeatureBranchVariant',
+    'FeatureShapes',
     'ResidualBlock',
     'ShiftFactory',
     'check_levels',
@@ -28,6 +30,23 @@ __all__ = [
 
 ShiftFactory = Callable[[], TemporalShift]
 PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class FeatureShapes:
+    """Shapes of feature maps, as a variant publishes them before anything is built.
+
+    Attributes:
+        channels: Channels of each map.
+        strides: Stride of each map against the image.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def choose(self, levels: Sequence[int]) -> FeatureShapes:
+        """Shapes of the maps of these numbers, counted from 0."""
+        return FeatureShapes(tuple(self.channels[level] for level in levels), tuple(self.strides[level] for level in levels))
 
 
 class FeatureBranch(nn.Module):
@@ -64,6 +83,11 @@ class FeatureBranch(nn.Module):
                 f'{len(self.stages)} stages, {len(self.channels)} channels and {len(self.strides)} strides were given; a feature branch '
                 'has four stages and publishes channels and strides of x_0 .. x_4'
             )
+
+    @property
+    def shapes(self) -> FeatureShapes:
+        """Shapes of x_0 .. x_4."""
+        return FeatureShapes(self.channels, self.strides)
 
     @property
     def pyramid_levels(self) -> tuple[int, ...]:
@@ -148,6 +172,16 @@ class FeatureBranchVariant(Protocol):
     @property
     def strides(self) -> tuple[int, ...]:
         """Strides of x_0 .. x_4 against the image."""
+
+    def channels(self, width: float) -> tuple[int, ...]:
+        """Channels of x_0 .. x_4, which :meth:`build` builds.
+
+        Args:
+            width: Multiplier of every channel count.
+
+        Raises:
+            UserError: If the architecture does not come in this width.
+        """
 
     def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
         """Build the branch.

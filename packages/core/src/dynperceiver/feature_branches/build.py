@@ -9,7 +9,7 @@ from dynperceiver_runtime import UserError
 from ..layers import TemporalShift
 from ..registry import MODELS
 from .base import FeatureBranch
-from .variants import find_feature_branch
+from .variants import feature_shapes, find_feature_branch
 
 __all__ = ['build_feature_branch']
 
@@ -42,7 +42,14 @@ def build_feature_branch(
     make_shift = None
     if temporal_shift is not None:
         make_shift = partial(TemporalShift, num_frames, shift_fold_div, bidirectional=temporal_shift == 'bidirectional')
-    return find_feature_branch(name).build(width, make_shift, drop_path)
+    variant = find_feature_branch(name)
+    branch = variant.build(width, make_shift, drop_path)
+    if callable(getattr(variant, 'channels', None)) and branch.shapes != feature_shapes(name, width):
+        raise ValueError(
+            f'the feature branch {name!r} publishes {feature_shapes(name, width)}, and what it built has {branch.shapes}; let its method '
+            'build take them from its method channels and its attribute strides'
+        )
+    return branch
 
 
 MODELS.register_module(name='FeatureBranch', module=build_feature_branch)

@@ -101,6 +101,7 @@ class MobileNetV3Variant:
         stages: Blocks of the four stages.
         stem_channels: Channels of the first convolution, before the width multiplier.
         head_channels: Hidden width of the classifier head, before the width multiplier.
+        last_expansion: How many times as many channels the 1x1 convolution at the end has as the block before it.
         strides: Strides of x_0 .. x_4 against the image.
     """
 
@@ -109,7 +110,19 @@ class MobileNetV3Variant:
     stages: tuple[tuple[InvertedResidualRow, ...], ...]
     stem_channels: int = 16
     head_channels: int = 1280
+    last_expansion: int = 6
     strides: tuple[int, ...] = (4, 8, 16, 32, 32)
+
+    def channels(self, width: float) -> tuple[int, ...]:
+        """Channels of x_0 .. x_4; ``width`` multiplies all channels, rounded to multiples of 8.
+
+        Raises:
+            UserError: If ``width`` is not positive.
+        """
+        if width <= 0:
+            raise UserError(f'width={width} for {self.name}: a positive multiplier is needed, such as 0.5, 0.75, 1.0, 1.25, 1.5 or 2.0')
+        channels = [make_divisible(rows[-1].out * width) for rows in (self.stem, *self.stages)]
+        return (*channels[:-1], self.last_expansion * channels[-1])
 
     def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
         """Build the branch; ``width`` multiplies all channels, rounded to multiples of 8.
@@ -117,8 +130,7 @@ class MobileNetV3Variant:
         Raises:
             UserError: If ``width`` is not positive.
         """
-        if width <= 0:
-            raise UserError(f'width={width} for {self.name}: a positive multiplier is needed, such as 0.5, 0.75, 1.0, 1.25, 1.5 or 2.0')
+        channels = self.channels(width)
         total, built = len(self.stem) + sum(len(rows) for rows in self.stages), 0
 
         def blocks(in_channels: int, rows: tuple[InvertedResidualRow, ...]) -> tuple[list[nn.Module], int]:
@@ -133,15 +145,12 @@ class MobileNetV3Variant:
 
         first = make_divisible(self.stem_channels * width)
         stem, out_channels = blocks(first, self.stem)
-        channels = [out_channels]
         stages = []
         for i, rows in enumerate(self.stages):
             layers, out_channels = blocks(out_channels, rows)
             if i == len(self.stages) - 1:
-                layers.append(_conv_norm(out_channels, 6 * out_channels, activation=nn.Hardswish))
-                out_channels *= 6
+                layers.append(_conv_norm(out_channels, channels[-1], activation=nn.Hardswish))
             stages.append(BlockSequence(*layers))
-            channels.append(out_channels)
         branch = FeatureBranch(
             nn.Sequential(_conv_norm(3, first, 3, 2, activation=nn.Hardswish), *stem),
             stages,

@@ -88,27 +88,34 @@ class RegNetYVariant:
     stem_channels: int = 32
     strides: tuple[int, ...] = (2, 4, 8, 16, 32)
 
-    def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
-        """Build the branch.
+    def channels(self, width: float) -> tuple[int, ...]:
+        """Channels of x_0 .. x_4.
 
         Raises:
             UserError: If ``width`` is not 1: a RegNet is chosen by its variant.
         """
         if width != 1:
             raise UserError(f'width={width} for {self.name}: RegNetY has no width multiplier; leave it at 1.0 and choose another variant')
-        stem = _conv_norm(3, self.stem_channels, 3, 2)
-        channels = [self.stem_channels]
+        return (self.stem_channels, *self.widths)
+
+    def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
+        """Build the branch.
+
+        Raises:
+            UserError: If ``width`` is not 1: a RegNet is chosen by its variant.
+        """
+        channels = self.channels(width)
+        stem = _conv_norm(3, channels[0], 3, 2)
         stages = []
         total, built = sum(self.depths), 0
-        for out_channels, depth in zip(self.widths, self.depths, strict=True):
+        for before, out_channels, depth in zip(channels, channels[1:], self.depths, strict=False):
             blocks = []
             for j in range(depth):
                 rate = drop_path * built / max(total - 1, 1)
-                in_channels = channels[-1] if j == 0 else out_channels
+                in_channels = before if j == 0 else out_channels
                 blocks.append(RegNetBlock(in_channels, out_channels, 2 if j == 0 else 1, self.group_width, temporal_shift, rate))
                 built += 1
             stages.append(BlockSequence(*blocks))
-            channels.append(out_channels)
         branch = FeatureBranch(stem, stages, channels, strides=self.strides)
         initialize_convolutions(branch)
         return branch

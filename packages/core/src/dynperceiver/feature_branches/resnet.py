@@ -109,8 +109,8 @@ class ResNetVariant:
     depths: tuple[int, int, int, int]
     strides: tuple[int, ...] = (4, 4, 8, 16, 32)
 
-    def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
-        """Build the branch; ``width`` multiplies every channel count, the stem's included.
+    def channels(self, width: float) -> tuple[int, ...]:
+        """Channels of x_0 .. x_4; ``width`` multiplies them all.
 
         Raises:
             UserError: If ``width`` is no positive multiple of 1/8 (64 * width channels must be a multiple of 8).
@@ -121,22 +121,30 @@ class ResNetVariant:
                 'for example 0.375, 0.5, 0.625, 0.75 or 1.0'
             )
         base = int(64 * width)
+        return (base, *(base * 2**i * self.block.expansion for i in range(len(self.depths))))
+
+    def build(self, width: float, temporal_shift: ShiftFactory | None, drop_path: float) -> FeatureBranch:
+        """Build the branch; ``width`` multiplies every channel count, the stem's included.
+
+        Raises:
+            UserError: If ``width`` is no positive multiple of 1/8 (64 * width channels must be a multiple of 8).
+        """
+        channels = self.channels(width)
+        base = channels[0]
         stem = nn.Sequential(
             nn.Conv2d(3, base, 7, 2, 3, bias=False), nn.BatchNorm2d(base), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
         )
-        channels = [base]
         stages = []
         total, built = sum(self.depths), 0
         for i, depth in enumerate(self.depths):
-            planes = base * 2**i
+            planes = channels[i + 1] // self.block.expansion
             blocks = []
             for j in range(depth):
-                in_channels = channels[-1] if j == 0 else planes * self.block.expansion
+                in_channels = channels[i] if j == 0 else channels[i + 1]
                 stride = 2 if i > 0 and j == 0 else 1
                 blocks.append(self.block(in_channels, planes, stride, temporal_shift, drop_path * built / (total - 1)))
                 built += 1
             stages.append(BlockSequence(*blocks))
-            channels.append(planes * self.block.expansion)
         branch = FeatureBranch(stem, stages, channels, strides=self.strides)
         initialize_convolutions(branch)
         return branch

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+import torch
+
 from dynperceiver_runtime import UserError
 
-from .base import FeatureBranchVariant
+from .base import FeatureBranchVariant, FeatureShapes
 from .mobilenet_v3 import InvertedResidualRow as Row
 from .mobilenet_v3 import MobileNetV3Variant
 from .regnet import RegNetYVariant
 from .resnet import BasicBlock, Bottleneck, ResNetVariant
 
-__all__ = ['FEATURE_BRANCHES', 'find_feature_branch', 'register_feature_branch']
+__all__ = ['FEATURE_BRANCHES', 'feature_shapes', 'find_feature_branch', 'register_feature_branch']
 
 FEATURE_BRANCHES: dict[str, FeatureBranchVariant] = {}
 
@@ -40,6 +42,25 @@ def find_feature_branch(name: str) -> FeatureBranchVariant:
     near = get_close_matches(str(name).lower().replace('-', '_'), FEATURE_BRANCHES, n=3, cutoff=0.4)
     hint = f'did you mean {" or ".join(near)}? ' if near else ''
     raise UserError(f'feature_branch={name!r} is unknown; {hint}Choose one of: {", ".join(FEATURE_BRANCHES)}')
+
+
+def feature_shapes(name: str, width: float = 1.0) -> FeatureShapes:
+    """Channels and strides of the maps x_0 .. x_4 of a feature branch, without building it.
+
+    A variant of your own that has no method ``channels`` is built for that, without memory for its weights.
+
+    Args:
+        name: Name of the feature branch.
+        width: Multiplier of the channels.
+
+    Raises:
+        UserError: If the name is unknown, or the architecture does not come in this width.
+    """
+    variant = find_feature_branch(name)
+    if not callable(getattr(variant, 'channels', None)):
+        with torch.device('meta'):
+            return variant.build(width, None, 0.0).shapes
+    return FeatureShapes(tuple(variant.channels(width)), tuple(variant.strides))
 
 
 for _variant in (

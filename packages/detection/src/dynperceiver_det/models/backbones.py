@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynperceiver import build_feature_branch, build_model
-from dynperceiver.feature_branches import FeatureBranch, find_feature_branch, pyramid_levels
+from dynperceiver.feature_branches import FeatureBranch, FeatureShapes, feature_shapes, pyramid_levels
 from dynperceiver.layers import set_with_cp
 from dynperceiver_runtime import UserError
 
 from ..registry import MODELS
 
-__all__ = ['DynPerceiverBackbone', 'FeatureBranchBackbone', 'PyramidBackbone']
+__all__ = ['DynPerceiverBackbone', 'FeatureBranchBackbone', 'PyramidBackbone', 'published_shapes']
 
 
 def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
@@ -32,6 +32,21 @@ def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
             f'out_indices={indices}: pass one to four of 0, 1, 2, 3 in rising order; they stand for the maps of strides 4, 8, 16 and 32'
         )
     return indices
+
+
+def published_shapes(feature_branch: str, width: float = 1.0, out_indices: Sequence[int] = (0, 1, 2, 3)) -> FeatureShapes:
+    """Channels and strides of the maps that a backbone with these settings returns, without building it.
+
+    Args:
+        feature_branch: Name of the CNN.
+        width: Channel multiplier of the CNN.
+        out_indices: Maps to return, rising: 0, 1, 2, 3 for strides 4, 8, 16, 32.
+
+    Raises:
+        UserError: For an unknown name, width or map.
+    """
+    shapes = feature_shapes(feature_branch, width)
+    return shapes.choose([pyramid_levels(shapes.strides)[index] for index in _check_out_indices(out_indices)])
 
 
 class PyramidBackbone(BaseModule):
@@ -71,9 +86,8 @@ class PyramidBackbone(BaseModule):
 
     def publish(self, feature_branch: FeatureBranch) -> None:
         """Say what comes out, and freeze what shall not learn."""
-        levels = self.levels(feature_branch.strides)
-        self.out_channels = tuple(feature_branch.channels[level] for level in levels)
-        self.out_strides = tuple(feature_branch.strides[level] for level in levels)
+        shapes = feature_branch.shapes.choose(self.levels(feature_branch.strides))
+        self.out_channels, self.out_strides = shapes.channels, shapes.strides
         for part in self._frozen_parts():
             part.requires_grad_(False)
 
@@ -180,7 +194,7 @@ class DynPerceiverBackbone(PyramidBackbone):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(out_indices, frozen_stages, norm_eval, init_cfg)
-        last_level = self.levels(find_feature_branch(feature_branch).strides)[-1]
+        last_level = self.levels(feature_shapes(feature_branch, width).strides)[-1]
         if last_level == 0:
             raise UserError(
                 f'out_indices={self.out_indices} on {feature_branch} asks for the map of the stem alone, which no latent code reaches; add '

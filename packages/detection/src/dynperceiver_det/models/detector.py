@@ -15,11 +15,19 @@ from torch import nn
 from dynperceiver_runtime import UserError
 
 from ..registry import MODELS
+from .backbones import DynPerceiverBackbone, FeatureBranchBackbone, published_shapes
 
 __all__ = ['build_detector', 'fill_neck_channels']
 
 
 def _published_channels(backbone: Mapping[str, Any]) -> tuple[int, ...]:
+    with MMENGINE_MODELS.switch_scope_and_registry('mmdet') as registry:
+        name = backbone.get('type')
+        kind = registry.get(name) if isinstance(name, str) else name
+    # A subclass that builds something of its own is asked what came out of it, and so is any other backbone.
+    ours = getattr(kind, '__init__', None) in (DynPerceiverBackbone.__init__, FeatureBranchBackbone.__init__)
+    if ours and 'feature_branch' in backbone:
+        return published_shapes(**{key: backbone[key] for key in ('feature_branch', 'width', 'out_indices') if key in backbone}).channels
     with torch.device('meta'):  # names and shapes without memory or time
         built = MMENGINE_MODELS.build(dict(backbone, _scope_='mmdet'))
     channels = getattr(built, 'out_channels', None)

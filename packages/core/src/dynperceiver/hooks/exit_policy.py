@@ -1,4 +1,4 @@
-"""Tests with dynamic inference: samples leave where a policy says, and what they do not need is not computed.
+"""Tests with dynamic inference: computation stops for each sample at the exit that a policy chooses.
 
 Shape suffixes: S samples, K classes; a sample is an image, or all views of a video.
 """
@@ -48,7 +48,7 @@ class TimedRunner(DynamicRunner):
 
     Args:
         model: A model that holds a :class:`~dynperceiver.models.DynPerceiver` with exits.
-        policy: Who leaves where.
+        policy: Exit policy.
         backend: ``'torch'`` or ``'onnxruntime'``.
         max_exit: Exit cap; index of an exit, from 0 (exit 1 has index 0). Default: all exits.
         options: See :class:`~dynperceiver.inference.DynamicRunner`.
@@ -109,7 +109,7 @@ class TimedRunner(DynamicRunner):
 
 @HOOKS.register_module()
 class ExitPolicyHook(Hook):
-    """Let a model be tested with dynamic inference; ``--exit-policy`` of ``tools/test.py`` adds the hook.
+    """Test a model with dynamic inference; ``--exit-policy`` of ``tools/test.py`` adds the hook.
 
     For the time of a test the model has the runner as ``dynamic_runner``, and the metric
     :class:`~dynperceiver.metrics.DynamicAccuracy` reads times and costs from it. The runner is built on the weights that are tested, after

@@ -40,7 +40,7 @@ ALLOWED_IN_RUNTIME = {  # folder or module of runtime -> what of runtime it may 
     'files': {'errors'},
     'policy': {'errors', 'files'},
     'engines': {'errors', 'policy'},
-    'results': set(),
+    'results': {'errors'},
     'segment_times': set(),
     'deadlines': {'segment_times'},
     'views': {'engines', 'errors'},

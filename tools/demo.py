@@ -1,4 +1,4 @@
-"""A task from end to end on embedded data: make it, train, test, draw. `make demo` and `make demo-images` run it; minutes on two cores."""
+"""Run a task from end to end on generated data: generate, train, test, plot; `make demo` and `make demo-images` call this."""
 
 import argparse
 import os
@@ -82,10 +82,10 @@ def shown(path: Path) -> Path:
 def main() -> None:
     """Run the four steps."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--task', choices=list(TASKS), default='action', help='(default: %(default)s)')
-    parser.add_argument('--work-dir', type=Path, help='where everything goes (default: work_dirs/demo, for images work_dirs/demo_images)')
+    parser.add_argument('--task', choices=list(TASKS), default='action', help='task to run (default: %(default)s)')
+    parser.add_argument('--work-dir', type=Path, help='output folder (default: work_dirs/demo, for images work_dirs/demo_images)')
     parser.add_argument('--data', help='folder of the data (default: data/demo, for images data/demo_images)')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to train.py and test.py')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of the config to override')
     parser.add_argument(DEBUG_FLAG, action='store_true', help=DEBUG_HELP)
     args = parser.parse_args()
     os.environ.update({DEBUG_VARIABLE: '1'} if args.debug else {})  # the steps inherit it

@@ -109,9 +109,9 @@ def test_what_is_missing_or_unusable_is_one_line(demo: Demo, tmp_path: Path, cal
     cases = [
         ([tmp_path / 'none.jpg', demo.config, demo.weights], r'image .*none\.jpg is missing; pass an image file, a folder of images, or a'),
         ([empty, demo.config, demo.weights], r'folder .* holds no image \(\.jpg .*\); pass an image file, or a folder of images'),
-        ([text, demo.config, demo.weights], r'.*t\.png cannot be read as an image; take it out, or save it again as JPEG or PNG'),
+        ([text, demo.config, demo.weights], r'.*t\.png cannot be read as an image; remove it, or save it again as JPEG or PNG'),
         ([picture, 'none.py', demo.weights], r'config none\.py is missing; '),
-        ([picture, bare, demo.weights], r'.*b\.py lacks model or test_dataloader, whose pipeline the image goes through; pass the config'),
+        ([picture, bare, demo.weights], r'.*b\.py has no model or no test_dataloader; pass the config'),
         ([picture, demo.config, 'none.pth'], r'checkpoint none\.pth is missing; '),
         ([picture, demo.config, text], r'.*t\.png cannot be read as a checkpoint'),
         ([picture, wide, demo.weights], r'the checkpoint is not of this config: size mismatch for neck.*, in all \d+ differences; pass as'),

@@ -26,14 +26,14 @@ def truncated(path: Path) -> None:
 
 FILES: dict[str, tuple[Any, str]] = {
     'truncated': (truncated, r'RuntimeError: PytorchStreamReader failed .*\); download or copy it again$'),
-    'web page': (lambda path: path.write_text('\n<!DOCTYPE html>\n<p>Not found'), r'\(it is a web page, as a failed download leaves one\)'),
+    'web page': (lambda path: path.write_text('\n<!DOCTYPE html>\n<p>Not found'), r'\(it is a web page, probably from a failed download\)'),
     'pointer': (lambda path: path.write_text('version https://git-lfs.github.com/spec/v1\noid'), r'\(it is a pointer of Git LFS'),
     'empty': (lambda path: path.touch(), r'\(EOFError\); download or copy it again'),
     'objects': (
         lambda path: torch.save({'model': {}, 'scheduler': Fraction(1, 3)}, path),
-        r'\(it holds Python objects of fractions\.Fraction\)\. Rule: weights and plain data only.*Remedy: have the one who made',
+        r'it holds Python objects \(fractions\.Fraction\), and only weights and plain data are read.*Ask its author to save',
     ),
-    'list': (lambda path: torch.save([1, 2], path), r'holds a list, no checkpoint; pass a file with a state dict$'),
+    'list': (lambda path: torch.save([1, 2], path), r'holds a list, not a checkpoint; pass a file with a state dict$'),
     'optimizer': (lambda path: torch.save({'optimizer': {'state': {}}, 'epoch': 3}, path), r'no weights were found among optimizer, epoch'),
     'no weights': (lambda path: torch.save({'state_dict': {}}, path), r'no weights were found among state_dict'),
 }
@@ -79,7 +79,7 @@ def test_another_number_of_classes_is_refused_with_the_files_name(trained: Path,
         make_runner(tmp_path, model, trained, custom_hooks=[HOOK, {'type': 'dynperceiver.ClassNamesHook'}]).test()
     text = str(caught.value)
     assert text.startswith(f'{trained}: the checkpoint is of another variant than the model: of another shape: exits.0.classifier.weight')
-    assert 'Rule: number of classes must be equal' in text and 'dynperceiver.ImageCheckpoint' in text
+    assert 'The number of classes must be equal' in text and 'dynperceiver.ImageCheckpoint' in text
 
 
 @HOOKS.register_module()

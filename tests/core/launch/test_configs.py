@@ -76,7 +76,7 @@ def test_other_files_are_no_configs(write: Callable[..., Path]) -> None:
 @pytest.mark.parametrize('given', ['model.depth.deeper=1', 'model.stages.5.width=2', 'model.stages.first=2'])
 def test_options_that_lead_nowhere_are_named(write: Callable[..., Path], given: str) -> None:
     args = tool_parser('', config='').parse_args(['x', '--cfg-options', given])
-    with pytest.raises(UsageError, match=rf'^--cfg-options {given} do not go with .*leaf\.py: .*; correct the names$'):
+    with pytest.raises(UsageError, match=rf'^--cfg-options {given} do not fit .*leaf\.py: .*; correct the names$'):
         read_config(write(BASE), args.cfg_options)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from .deadlines import Deadlines
 from .engines import Engine, OnnxRuntimeEngine
 from .engines.base import Served
+from .errors import UserError
 from .policy import NEVER, ExitPolicy
 from .results import RunResult, StreamResult
 from .segment_times import image_size
@@ -44,7 +45,7 @@ class DynamicRunner:
 
     Raises:
         UserError: If the folder cannot be served, or the policy was made for another checkpoint.
-        ValueError: If the policy has another number of exits, or an argument is not one of those above.
+        UserError: If the policy has another number of exits, or an argument is not one of those above.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class DynamicRunner:
             policy = ExitPolicy(thresholds=(NEVER,) * (served.num_exits - 1))
         self.policy = policy if isinstance(policy, ExitPolicy) else ExitPolicy.load(policy)
         if self.policy.num_exits != served.num_exits:
-            raise ValueError(
+            raise UserError(
                 f'the policy has {len(self.policy.thresholds)} thresholds, for {self.policy.num_exits} exits, but the network has '
                 f'{served.num_exits} exits; pass {served.num_exits - 1} thresholds (the last exit takes all that are left)'
             )
@@ -122,11 +123,11 @@ class DynamicRunner:
             views: Views of a video in this call.
 
         Raises:
-            ValueError: If the input does not suit the network, a score is not finite, or an argument is not one of those above.
+            UserError: If the input does not suit the network, a score is not finite, or an argument is not one of those above.
         """
         started = self.clock()
         if deadline_ms is not None and not deadline_ms > 0:
-            raise ValueError(f'deadline_ms={deadline_ms}: pass a positive number of milliseconds, or None for no deadline')
+            raise UserError(f'deadline_ms={deadline_ms}: pass a positive number of milliseconds, or None for no deadline')
         last = self.max_exit if max_exit is None else self._check_exit(max_exit)
         views = self._views(views)
         engine = self._samples_engine(images, views)
@@ -166,11 +167,11 @@ class DynamicRunner:
             Answers to the samples that left together; :func:`gather` puts them into order.
 
         Raises:
-            ValueError: As for a call. Where a batch cannot be made or run, its error is raised once all other samples that came before it
+            UserError: As for a call. Where a batch cannot be made or run, its error is raised once all other samples that came before it
                 are answered, and names the batch.
         """
         if batch_size is not None and batch_size < 1:
-            raise ValueError(f'batch_size={batch_size}: pass at least 1, or None for the size of the first batch')
+            raise UserError(f'batch_size={batch_size}: pass at least 1, or None for the size of the first batch')
         last = self.max_exit if max_exit is None else self._check_exit(max_exit)
         engine_for = partial(self._samples_engine, views=self._views(views))
         return stream_samples(engine_for, self.policy, last, batches, batch_size)
@@ -217,7 +218,7 @@ class DynamicRunner:
         if max_exit is None:
             return last
         if not isinstance(max_exit, int | np.integer) or not 0 <= max_exit <= last:
-            raise ValueError(
+            raise UserError(
                 f'max_exit={max_exit}: pass the index of an exit, 0 to {last} (exit 1 has index 0, exit {last + 1} has index {last}), or '
                 'None for no cap'
             )

@@ -36,10 +36,10 @@ def check_views(views: object) -> int:
     """A number of views, if it is 1 or more.
 
     Raises:
-        ValueError: If not.
+        UserError: If not.
     """
     if not isinstance(views, int | np.integer) or isinstance(views, bool) or views < 1:
-        raise ValueError(
+        raise UserError(
             f'views={views!r}: a sample has a whole number of views, 1 or more; pass 1 unless the test pipeline gives several crops or '
             'clips'
         )

@@ -278,9 +278,9 @@ def measure_speed(
     """
     for name in backends:
         if name not in ENGINES:
-            raise ValueError(f'backend {name!r} is unknown; choose among {", ".join(map(repr, ENGINES))}')
+            raise UserError(f'backend {name!r} is unknown; choose among {", ".join(map(repr, ENGINES))}')
     if not batch_sizes or min(batch_sizes) < 1:
-        raise ValueError(f'batch_sizes={tuple(batch_sizes)}: pass one or more, each of 1 or more samples')
+        raise UserError(f'batch_sizes={tuple(batch_sizes)}: pass one or more, each of 1 or more samples')
     trunk, num_exits = static_trunk_of(network), network.num_exits
     fractions = None if exit_fractions is None else check_fractions(exit_fractions, num_exits).astype(float)
     rows: list[dict[str, Any]] = []

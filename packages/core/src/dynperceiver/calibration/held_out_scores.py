@@ -222,11 +222,11 @@ def check_costs(costs: Sequence[float] | np.ndarray, num_exits: int | None = Non
     cost_E = np.asarray(costs, np.float64)
     if cost_E.ndim != 1 or len(cost_E) < 2 or (num_exits is not None and len(cost_E) != num_exits):
         rule = '2 or more' if num_exits is None else f'{num_exits}'
-        raise ValueError(f'{name}={costs!r}: pass {rule} numbers, the cost of a sample that leaves at the exit, per exit')
+        raise UserError(f'{name}={costs!r}: pass {rule} numbers, the cost of a sample that leaves at the exit, per exit')
     if not (np.isfinite(cost_E) & (cost_E > 0)).all():
-        raise ValueError(f'{name}={tuple(cost_E.tolist())}: costs are finite numbers above 0')
+        raise UserError(f'{name}={tuple(cost_E.tolist())}: costs are finite numbers above 0')
     if (np.diff(cost_E) < 0).any():
-        raise ValueError(
+        raise UserError(
             f'{name}={tuple(cost_E.tolist())} fall at exit {int((np.diff(cost_E) < 0).argmax()) + 2}; pass cumulative costs: what a sample '
             'costs in all that leaves at the exit'
         )
@@ -283,7 +283,7 @@ def evaluate(
     if isinstance(policy_or_thresholds, ExitPolicy):
         policy = policy_or_thresholds
         if (policy.score, policy.temperatures) != (held_out.score, held_out.temperature):
-            raise ValueError(
+            raise UserError(
                 f'the policy decides by {policy.score} at temperature {policy.temperatures}, and the samples have {held_out.score} at '
                 f'{held_out.temperature}; make the scores with HeldOutScores.from_logits(..., score, temperature) of the policy'
             )
@@ -291,7 +291,7 @@ def evaluate(
     else:
         threshold_E = np.asarray(policy_or_thresholds, np.float64)
         if threshold_E.shape not in ((last,), (last + 1,)) or np.isnan(threshold_E).any():
-            raise ValueError(f'thresholds={policy_or_thresholds!r} do not go with {last + 1} exits; pass {last} or {last + 1} numbers')
+            raise UserError(f'thresholds={policy_or_thresholds!r} do not go with {last + 1} exits; pass {last} or {last + 1} numbers')
         exit_S = first_exit(held_out.decision_scores, [decision_threshold(threshold) for threshold in threshold_E.tolist()])
     return evaluate_exits(exit_S, held_out, cost_E)
 

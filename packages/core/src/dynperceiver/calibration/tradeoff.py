@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
 from dynperceiver_runtime.files import make_folders, open_atomically
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy
 
@@ -47,10 +48,10 @@ def wilson_interval(accuracy: float, num_samples: int, z: float = NORMAL_95) -> 
         z: Quantile of the normal distribution; default for 95 %.
 
     Raises:
-        ValueError: If it is no fraction, or there are no samples.
+        UserError: If it is no fraction, or there are no samples.
     """
     if not 0 <= accuracy <= 1 or num_samples < 1:
-        raise ValueError(f'accuracy={accuracy} on {num_samples} samples: pass a fraction from 0 to 1, taken on 1 or more samples')
+        raise UserError(f'accuracy={accuracy} on {num_samples} samples: pass a fraction from 0 to 1, taken on 1 or more samples')
     scale = 1 + z * z / num_samples
     middle = (accuracy + z * z / (2 * num_samples)) / scale
     half = z * math.sqrt(accuracy * (1 - accuracy) / num_samples + z * z / (4 * num_samples**2)) / scale
@@ -146,10 +147,10 @@ def tradeoff_points(
         The points; the policies are those of the last curve.
 
     Raises:
-        ValueError: If scores, exits or costs do not go together, or there are less than two budgets.
+        UserError: If scores, exits or costs do not go together, or there are less than two budgets.
     """
     if held_out.num_exits != test.num_exits or (held_out.score, held_out.temperature) != (test.score, test.temperature):
-        raise ValueError(
+        raise UserError(
             f'held-out samples with {held_out.score} of {held_out.num_exits} exits at temperature {held_out.temperature}, and test samples '
             f'with {test.score} of {test.num_exits} exits at {test.temperature}: take the same network and score for both'
         )

@@ -95,8 +95,8 @@ class DynamicRunner(EngineRunner):
             return super().engine
         if self._engine is None and self._make_engine is not TorchEngine:
             raise EngineError(
-                'there is no engine yet: the network is frozen when the first images come, and exported for their size; call '
-                'warm_up(images) first, or freeze it and make the engine yourself'
+                'there is no engine yet: the network is exported for the size of the first images; run a batch first, or export the '
+                'network for the size of your images, and pass the folder in its place'
             )
         return self._engine_of_size(DEFAULT_SIZE)
 

@@ -1,4 +1,4 @@
-"""Tests with dynamic inference: samples leave where a policy says, and what they do not need is not computed.
+"""Tests with dynamic inference: computation stops for each sample at the exit that a policy chooses.
 
 Shape suffixes: S samples, K classes; a sample is an image, or all views of a video.
 """
@@ -16,7 +16,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from dynperceiver_runtime import ExitPolicy, PolicyError, RunResult
+from dynperceiver_runtime import ExitPolicy, PolicyError, RunResult, UserError
 
 from ..analysis import count_exit_costs
 from ..checkpoint import CheckpointError
@@ -48,7 +48,7 @@ class TimedRunner(DynamicRunner):
 
     Args:
         model: A model that holds a :class:`~dynperceiver.models.DynPerceiver` with exits.
-        policy: Who leaves where.
+        policy: Exit policy.
         backend: ``'torch'`` or ``'onnxruntime'``.
         max_exit: Exit cap; index of an exit, from 0 (exit 1 has index 0). Default: all exits.
         options: See :class:`~dynperceiver.inference.DynamicRunner`.
@@ -59,7 +59,7 @@ class TimedRunner(DynamicRunner):
         backend_name: Where it runs.
 
     Raises:
-        ValueError: If the model has no exits, or the policy does not go with it.
+        UserError: If the model has no exits, or the policy does not go with it.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TimedRunner(DynamicRunner):
 
         Raises:
             CheckpointError: If the backend cannot run the network.
-            ValueError: As there.
+            UserError: As there.
         """
         if isinstance(images, Tensor) and images.is_cuda:
             if self.backend_name == 'onnxruntime':
@@ -101,7 +101,7 @@ class TimedRunner(DynamicRunner):
     def _prepare(self, images: Any, views: int) -> None:
         try:
             self.warm_up(images, rounds=1, views=views)
-        except (ValueError, ImportError) as error:
+        except (UserError, ImportError) as error:
             raise CheckpointError(f'the {self.backend_name} backend cannot run the network: {error}') from error
         costs = count_exit_costs(self.network, images.shape[-2], images.shape[-1])
         self.cost_gflops = tuple(views * cost.cost_gmacs for cost in costs)
@@ -109,7 +109,7 @@ class TimedRunner(DynamicRunner):
 
 @HOOKS.register_module()
 class ExitPolicyHook(Hook):
-    """Let a model be tested with dynamic inference; ``--exit-policy`` of ``tools/test.py`` adds the hook.
+    """Test a model with dynamic inference; ``--exit-policy`` of ``tools/test.py`` adds the hook.
 
     For the time of a test the model has the runner as ``dynamic_runner``, and the metric
     :class:`~dynperceiver.metrics.DynamicAccuracy` reads times and costs from it. The runner is built on the weights that are tested, after
@@ -145,7 +145,7 @@ class ExitPolicyHook(Hook):
             )
         try:
             timed = TimedRunner(model, policy, self.backend, max_exit=self.max_exit)
-        except ValueError as error:
+        except UserError as error:
             raise CheckpointError(f'{self.policy}: {error}') from error
         model.dynamic_runner = timed
         _tell_metrics(runner, timed)

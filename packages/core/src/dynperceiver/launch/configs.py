@@ -71,7 +71,7 @@ def merge_options(cfg: Config, cfg_options: Mapping[str, Any] | None) -> Config:
         cfg.merge_from_dict(dict(cfg_options or {}))
     except (TypeError, KeyError, AttributeError) as error:
         given = ' '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
-        raise UsageError(f'--cfg-options {given} do not go with {cfg.filename}: {_one_line(error)}; correct the names') from error
+        raise UsageError(f'--cfg-options {given} do not fit {cfg.filename}: {_one_line(error)}; correct the names') from error
     return cfg
 
 

@@ -100,7 +100,7 @@ def check_score(score: object) -> str:
         ValueError: If not.
     """
     if not isinstance(score, str) or score not in SCORES:
-        raise ValueError(f'score={score!r} is unknown; choose one of {", ".join(SCORES)}')
+        raise UserError(f'score={score!r} is unknown; choose one of {", ".join(SCORES)}')
     return score
 
 
@@ -112,7 +112,7 @@ def check_temperature(temperature: float, exit_index: int = 0) -> float:
     """
     low, high = TEMPERATURE_LIMITS
     if not low <= temperature <= high:
-        raise ValueError(
+        raise UserError(
             f'temperature {temperature} of exit {exit_index + 1}: temperatures are numbers from {low:g} to {high:g}; 1.0 changes nothing, '
             'and tools/calibrate.py --fit-temperature finds those that fit'
         )

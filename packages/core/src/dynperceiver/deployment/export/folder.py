@@ -12,7 +12,7 @@ from pathlib import Path
 from dynperceiver_runtime.engines.base import EngineError
 from dynperceiver_runtime.engines.manifest import FORMAT, MANIFEST, POLICY, VERSION, Manifest, read_manifest
 from dynperceiver_runtime.errors import ExistingFileError
-from dynperceiver_runtime.files import write_json
+from dynperceiver_runtime.files import REFUSALS, make_folders, write_json, writing
 
 __all__ = ['check_target', 'new_folder', 'write_manifest']
 
@@ -48,28 +48,30 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises:
         ExistingFileError: If the target holds other things.
+        FileError: If it cannot be written, for example since the disk is full.
     """
     folder = folder.resolve()
     check_target(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial, former = (folder.with_name(f'.{folder.name}.{os.getpid()}.{name}') for name in ('partial', 'former'))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        check_target(folder)
-        if folder.exists():
-            os.rename(folder, former)
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            if former.exists():
-                os.rename(former, folder)
-            raise
-    finally:
+    make_folders(folder.parent)
+    with writing(folder, 'export', only=REFUSALS):
+        partial, former = (folder.with_name(f'.{folder.name}.{os.getpid()}.{name}') for name in ('partial', 'former'))
         shutil.rmtree(partial, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(former, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            check_target(folder)
+            if folder.exists():
+                os.rename(folder, former)
+            try:
+                os.rename(partial, folder)
+            except OSError:
+                if former.exists():
+                    os.rename(former, folder)
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            if folder.exists():
+                shutil.rmtree(former, ignore_errors=True)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

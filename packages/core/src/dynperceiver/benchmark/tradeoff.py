@@ -141,9 +141,12 @@ def measure_tradeoff(
         UserError: If logits, network and static trunk do not go together.
     """
     network, form = network_with_exits(model), test.form
+    if held_out.form[:3] != form[:3]:
+        raise UserError(f'held-out samples {held_out.form[:3]} and test samples {form[:3]} differ in height, width or views')
     if held_out.form != form:
         raise UserError(
-            f'held-out samples {tuple(held_out.form)} and test samples {tuple(form)} differ in height, width, views or their average'
+            f'views were averaged as {held_out.form.average_views!r} for held-out samples and as {form.average_views!r} for test samples; '
+            'pass logits of both that one model gave'
         )
     cost_gflops = form.cost_gflops(network)
     solved, judged = (HeldOutScores.from_logits(logits.logits_ESK, logits.labels_S, score) for logits in (held_out, test))

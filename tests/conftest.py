@@ -23,8 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent / 'helpers'))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files that take longest first, so that no process is left with one of them at the end."""
+    """Run the files that take longest first, so that no process is left with one of them at the end; skip what the machine lacks."""
     items.sort(key=lambda item: 'tools' not in item.path.parts)
+    marked = [item for item in items if item.get_closest_marker('gpu')]
+    if marked and not sys.modules['torch'].cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason='needs a CUDA device'))
 
 
 def pytest_collection_finish() -> None:

@@ -1,11 +1,10 @@
-"""Time early exits on this machine: python tools/benchmark.py CONFIG [CHECKPOINT] (see --help).
+"""Measure the speed of early exits on this machine: python tools/benchmark.py CONFIG [CHECKPOINT] (see --help).
 
-Every exit, the static trunk treated alike, and where a policy is given the mix of exits that it makes, per backend and batch size, on
-random images. States from which batch size on early exits are faster than the static trunk, and than the full network.
+Times every exit, the backbone-only baseline and, with a policy, the resulting mix of exits, on random images, for each backend and batch
+size. Reports up to which batch size early exits are faster than the backbone-only baseline and than the full network.
 """
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
@@ -17,25 +16,32 @@ from dynperceiver.benchmark.speed import fractions_of_policy, measure_speed, spe
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.inference import BACKENDS, ExitPolicy
 from dynperceiver.launch import add_shape, check_output, image_size, load_network, read_config, run_tool, tool_parser
+from dynperceiver_runtime.files import write_json
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = tool_parser(__doc__, config='config file of a model with exits')
-    parser.add_argument('checkpoint', nargs='?', help='checkpoint file of this config; times do not depend on it (default: random weights)')
-    parser.add_argument('--backend', nargs='+', choices=list(BACKENDS), default=list(BACKENDS), help='(default: all)')
-    parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 8, 32], metavar='N', help='(default: 1 8 32)')
-    parser.add_argument('--threads', type=int, help='threads (default: as PyTorch chooses)')
-    parser.add_argument('--device', help="where PyTorch computes, for example 'cuda' (default: the CPU)")
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint of this config; it does not change the times (default: random weights)')
+    parser.add_argument('--backend', nargs='+', choices=list(BACKENDS), default=list(BACKENDS), help='backends to time (default: all)')
+    parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 8, 32], metavar='N', help='batch sizes to time (default: 1 8 32)')
+    parser.add_argument('--threads', type=int, help='number of threads (default: chosen by PyTorch)')
+    parser.add_argument('--device', help='device for PyTorch, for example cuda (default: cpu)')
     add_shape(parser)
     mix = parser.add_mutually_exclusive_group()
-    mix.add_argument('--policy', metavar='POLICY.json', help='time the exits in the fractions that this policy of tools/calibrate.py expects')
-    mix.add_argument('--exit-fractions', type=float, nargs='+', metavar='FRACTION', help='the same for fractions of your own: 0.4 0.3 0.1 0.2')
-    parser.add_argument('--static', action=argparse.BooleanOptionalAction, default=True, help='time the static trunk (default: yes)')
-    parser.add_argument('--eager', action='store_true', help='time network and static trunk in plain PyTorch as well')
-    parser.add_argument('--rounds', type=int, default=15, help='rounds in which all take turns (default: %(default)s)')
-    parser.add_argument('--max-seconds', type=float, default=60, help='per backend and batch size (default: %(default)s)')
-    parser.add_argument('--out', type=Path, metavar='RESULT.json', help='keep the figures')
+    mix.add_argument(
+        '--policy', metavar='POLICY.json', help='also time the exit fractions that this policy expects (from tools/calibrate.py)'
+    )
+    mix.add_argument(
+        '--exit-fractions', type=float, nargs='+', metavar='FRACTION', help='also time these exit fractions, for example 0.4 0.3 0.1 0.2'
+    )
+    parser.add_argument(
+        '--static', action=argparse.BooleanOptionalAction, default=True, help='time the backbone-only baseline (default: yes)'
+    )
+    parser.add_argument('--eager', action='store_true', help='also time network and baseline in plain PyTorch, not optimised for inference')
+    parser.add_argument('--rounds', type=int, default=15, help='rounds of measurements (default: %(default)s)')
+    parser.add_argument('--max-seconds', type=float, default=60, help='time limit per backend and batch size (default: %(default)s)')
+    parser.add_argument('--out', type=Path, metavar='RESULT.json', help='save the results')
     args = parser.parse_args()
     if args.out is not None:
         check_output('--out', args.out)
@@ -74,7 +80,7 @@ def main() -> None:
     print(f'{Path(args.config).stem}: {report["num_params"] / 1e6:.2f} M parameters')
     print(speed_table(report))
     if args.out is not None:
-        args.out.write_text(json.dumps(dict(config=args.config, **report), indent=2) + '\n', encoding='utf-8')
+        write_json(args.out, dict(config=args.config, **report))
         print(f'{args.out} written')
 
 

@@ -1,7 +1,7 @@
-"""Solve when samples leave early, on held-out data: python tools/calibrate.py CONFIG CHECKPOINT --budget-gflops 0.8 --out policy.json.
+"""Find an exit policy on held-out data: python tools/calibrate.py CONFIG CHECKPOINT --budget-gflops 0.8 --out policy.json.
 
-The samples are those of calibration_dataloader in the config; none of them may have been trained on, or be tested on. With --save-logits
-the network runs once, and --from-logits solves for further goals in seconds.
+The calibration set is calibration_dataloader of the config; it must share no sample with the training and test sets. With --save-logits
+the network runs only once: policies for other goals then take seconds with --from-logits.
 """
 
 import argparse
@@ -29,22 +29,32 @@ from dynperceiver_runtime.policy.exit_policy import SCORES
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = tool_parser(__doc__, config='config file with calibration_dataloader')
-    parser.add_argument('checkpoint', help='checkpoint file of this config')
-    parser.add_argument('--out', required=True, metavar='POLICY.json', type=Path, help='policy to write')
+    parser.add_argument('checkpoint', help='checkpoint of this config')
+    parser.add_argument('--out', required=True, metavar='POLICY.json', type=Path, help='file to write the policy to')
     goals = parser.add_argument_group('goal (one of these)').add_mutually_exclusive_group(required=True)
-    goals.add_argument('--budget-gflops', type=float, metavar='X', help='highest accuracy within X GFLOPs per sample on average')
-    goals.add_argument('--budget-ms', type=float, metavar='X', help='the same in milliseconds, measured here and now')
-    goals.add_argument('--exit-fractions', type=float, nargs='+', metavar='FRACTION', help='fraction of the samples to leave at each exit')
-    goals.add_argument('--max-accuracy-drop', type=float, metavar='X', help='lowest cost at a loss of at most X (0.01 is one point)')
-    parser.add_argument('--confidence-level', type=float, default=0.9, help='probability of that promise (default: %(default)s)')
-    parser.add_argument('--score', choices=list(SCORES), default='confidence', help='how sure an exit is (default: %(default)s)')
-    parser.add_argument('--fit-temperature', action='store_true', help='fit a temperature per exit first')
-    parser.add_argument('--backend', choices=list(BACKENDS), default='torch', help='where the network runs (default: %(default)s)')
-    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='samples per batch for --budget-ms (default: %(default)s)')
+    goals.add_argument('--budget-gflops', type=float, metavar='X', help='best accuracy at an average of at most X GFLOPs per sample')
+    goals.add_argument('--budget-ms', type=float, metavar='X', help='the same for milliseconds, measured on this machine')
+    goals.add_argument(
+        '--exit-fractions', type=float, nargs='+', metavar='P',
+        help='fractions of the samples that use each exit, for example 0.4 0.3 0.2 0.1',
+    )
+    goals.add_argument(
+        '--max-accuracy-drop', type=float, metavar='X', help='lowest cost with an accuracy drop of at most X (0.01 is one percentage point)'
+    )
+    parser.add_argument(
+        '--confidence-level', type=float, default=0.9, help='probability with which --max-accuracy-drop holds (default: %(default)s)'
+    )
+    score_help = 'confidence measure for exit decisions (default: %(default)s)'
+    parser.add_argument('--score', choices=list(SCORES), default='confidence', help=score_help)
+    parser.add_argument('--fit-temperature', action='store_true', help='calibrate the confidence of each exit with a temperature first')
+    parser.add_argument('--backend', choices=list(BACKENDS), default='torch', help='what runs the network (default: %(default)s)')
+    parser.add_argument(
+        '--batch-size', type=int, default=1, metavar='N', help='batch size to measure milliseconds at (default: %(default)s)'
+    )
     logits = parser.add_mutually_exclusive_group()
-    logits.add_argument('--save-logits', type=Path, metavar='FILE.npz', help='keep what all exits answer')
-    logits.add_argument('--from-logits', type=Path, metavar='FILE.npz', help='take it from there')
-    parser.add_argument('--overwrite', action='store_true', help='replace POLICY.json and FILE.npz if they exist')
+    logits.add_argument('--save-logits', type=Path, metavar='FILE.npz', help="save all exits' logits")
+    logits.add_argument('--from-logits', type=Path, metavar='FILE.npz', help='reuse logits saved with --save-logits')
+    parser.add_argument('--overwrite', action='store_true', help='overwrite POLICY.json and FILE.npz if they exist')
     args = parser.parse_args()
     for flag, path in (('--out', args.out), ('--save-logits', args.save_logits)):
         if path is not None:
@@ -74,10 +84,10 @@ def main() -> None:
         calibration = build_calibration(checkpoint_config(args.config, args.checkpoint, args.cfg_options, work_dir))
         model, loader, held_out = calibration.model, calibration.loader, calibration.fingerprint
         network = network_with_exits(model)
-        form = sample_form(network, loader.dataset[0]['inputs'].shape)
+        form = sample_form(model, loader.dataset[0]['inputs'].shape)
         options['cost_gflops'] = form.cost_gflops(network)
         if args.budget_ms is None:  # what no policy can reach is said before the network runs over all samples
-            calibrate(np.zeros((4, 8, 2), np.float32), np.zeros(8, np.int64), **goal, **options)
+            calibrate(np.zeros((len(network.segments), 8, 2), np.float32), np.zeros(8, np.int64), **goal, **options)
         checkpoint = fingerprint_of_network(network)
         if args.from_logits is not None:
             logits = HeldOutLogits.load(args.from_logits, checkpoint, held_out, form)

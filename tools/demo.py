@@ -1,11 +1,15 @@
-"""A task from end to end on embedded data: make it, train, test, draw. `make demo` and `make demo-images` run it; minutes on two cores."""
+"""Run a task from end to end on generated data: generate, train, test, plot; `make demo` and `make demo-images` call this."""
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from dynperceiver_runtime.command_line import DEBUG_FLAG, DEBUG_HELP, DEBUG_VARIABLE, run_tool
+from dynperceiver_runtime.files import make_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = {  # config, tool that makes the data, its folder, what it is
@@ -63,8 +67,7 @@ def run(title: str, command: list[str], log: Path, display: TrainingDisplay | No
             file.write(line)
             if display is not None:
                 display.feed(line)
-    if display is not None and sys.stdout.isatty():
-        print()
+    print(end='\n' * (display is not None and sys.stdout.isatty()))
     if process.returncode:
         tail = ''.join(log.read_text().splitlines(keepends=True)[-20:])
         sys.exit(f'{tail}\nerror: this step failed (exit code {process.returncode}); the whole output is in {log}')
@@ -79,18 +82,19 @@ def shown(path: Path) -> Path:
 def main() -> None:
     """Run the four steps."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--task', choices=list(TASKS), default='action', help='(default: %(default)s)')
-    parser.add_argument('--work-dir', type=Path, help='where everything goes (default: work_dirs/demo, for images work_dirs/demo_images)')
+    parser.add_argument('--task', choices=list(TASKS), default='action', help='task to run (default: %(default)s)')
+    parser.add_argument('--work-dir', type=Path, help='output folder (default: work_dirs/demo, for images work_dirs/demo_images)')
     parser.add_argument('--data', help='folder of the data (default: data/demo, for images data/demo_images)')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to train.py and test.py')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of the config to override')
+    parser.add_argument(DEBUG_FLAG, action='store_true', help=DEBUG_HELP)
     args = parser.parse_args()
+    os.environ.update({DEBUG_VARIABLE: '1'} if args.debug else {})  # the steps inherit it
     config, maker, data, what = TASKS[args.task]
     work_dir, overrides = args.work_dir or Path('work_dirs', Path(data).name), list(args.cfg_options)
     if args.data:
         data = args.data
         overrides += [f'{split}_dataloader.dataset.data_root={data}' for split in ('train', 'val', 'test')]
-    work = (ROOT / work_dir).resolve()
-    work.mkdir(parents=True, exist_ok=True)
+    work = make_folders((ROOT / work_dir).resolve())
     start, num_steps = time.time(), 5 if args.task == 'images' else 4
     options = ['--work-dir', str(work_dir)] + (['--cfg-options', *overrides] if overrides else [])
     run(f'[1/{num_steps}] {what}', [maker, data], work / 'data.log')
@@ -113,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -1,6 +1,6 @@
 """Export a checkpoint for serving without PyTorch: python tools/export.py CONFIG CHECKPOINT OUT_DIR.
 
-OUT_DIR gets one ONNX graph per segment, manifest.json, and the policy, once the graphs' logits were compared with the network's.
+Writes one ONNX graph per segment, manifest.json and the policy to OUT_DIR, after checking that the graphs give the network's logits.
 """
 
 import argparse
@@ -23,11 +23,11 @@ Serve it, with packages/runtime[onnx] alone (images: normalised, float32, shape 
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = tool_parser(__doc__, config='config file of a model with exits')
-    parser.add_argument('checkpoint', help="checkpoint file of this config, or the authors' file of this network")
-    parser.add_argument('out_dir', metavar='OUT_DIR', help='folder to write; an earlier export there is replaced')
-    parser.add_argument('--policy', metavar='FILE', help='policy of tools/calibrate.py, which goes into the folder')
+    parser.add_argument('checkpoint', help="checkpoint of this config, or the authors' published checkpoint of this network")
+    parser.add_argument('out_dir', metavar='OUT_DIR', help='output folder; an earlier export in it is replaced')
+    parser.add_argument('--policy', metavar='FILE', help='exit policy to include (from tools/calibrate.py)')
     add_shape(parser)
-    parser.add_argument('--opset', type=int, default=20, help="version of ONNX's operators (default: %(default)s)")
+    parser.add_argument('--opset', type=int, default=20, help='ONNX opset version (default: %(default)s)')
     return parser.parse_args()
 
 

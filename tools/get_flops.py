@@ -1,4 +1,4 @@
-"""Print GMACs and parameters per exit of any config: python tools/get_flops.py CONFIG [--shape H W] (1 MAC = 1 FLOP)."""
+"""Print the GMACs and parameters of each exit: python tools/get_flops.py CONFIG [--shape H W] (1 MAC = 1 FLOP)."""
 
 import json
 import logging

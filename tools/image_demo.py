@@ -1,6 +1,6 @@
-"""Draw a detector's predictions into pictures: python tools/image_demo.py IMAGE CONFIG --weights CHECKPOINT --out-dir DIR.
+"""Detect objects in images: python tools/image_demo.py IMAGE CONFIG --weights CHECKPOINT --out-dir DIR.
 
-IMAGE is a file, a folder of images, or a URL. Pictures go to DIR/vis, predictions to DIR/preds.
+IMAGE is a file, a folder of images, or a URL. Pictures are saved to DIR/vis, predictions to DIR/preds.
 """
 
 import dynperceiver_det  # noqa: F401  registers its parts; its fixes for OpenMMLab on today's PyTorch must come first
@@ -29,10 +29,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('inputs', metavar='IMAGE', help='image file, folder of images, or URL')
     parser.add_argument('model', metavar='CONFIG', help='config file')
     parser.add_argument('--weights', required=True, metavar='CHECKPOINT', help='checkpoint of this config')
-    parser.add_argument('--out-dir', default='outputs', help='where pictures and predictions go (default: %(default)s)')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU where there is one)')
-    parser.add_argument('--pred-score-thr', type=float, default=0.3, help='draw boxes of at least this score (default: %(default)s)')
-    parser.add_argument('--batch-size', type=int, default=1, help='images at once (default: %(default)s)')
+    parser.add_argument('--out-dir', default='outputs', help='folder for pictures and predictions (default: %(default)s)')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: the GPU if there is one)')
+    parser.add_argument('--pred-score-thr', type=float, default=0.3, help='lowest score of the boxes to draw (default: %(default)s)')
+    parser.add_argument('--batch-size', type=int, default=1, help='batch size (default: %(default)s)')
     parser.add_argument('--show', action='store_true', help='show the pictures in a window')
     parser.add_argument('--no-save-vis', action='store_true', help='save no pictures')
     parser.add_argument('--no-save-pred', action='store_true', help='save no predictions')
@@ -53,7 +53,7 @@ def list_images(inputs: str) -> list[str]:
         raise MissingFileError(f'folder {inputs} holds no image ({" ".join(IMAGES)}); pass an image file, or a folder of images')
     for file in files:
         if mmcv.imread(file) is None:
-            raise UserError(f'{file} cannot be read as an image; take it out, or save it again as JPEG or PNG')
+            raise UserError(f'{file} cannot be read as an image; remove it, or save it again as JPEG or PNG')
     return [str(file) for file in files]
 
 
@@ -61,7 +61,7 @@ def demo_config(path: str) -> Config:
     """The config with what MMDetection's inferencer expects of it."""
     cfg = read_config(path)
     if not cfg.get('model') or not cfg.get('test_dataloader'):
-        raise UserError(f'{path} lacks model or test_dataloader, whose pipeline the image goes through; pass the config of a training')
+        raise UserError(f'{path} has no model or no test_dataloader; pass the config of a detector, whose test pipeline loads the images')
     dataset = cfg.test_dataloader.dataset = innermost_datasets(cfg.test_dataloader.dataset)[0]
     for step in dataset.pipeline:
         if step.type.rpartition('.')[2] == 'LoadImageFromFile':

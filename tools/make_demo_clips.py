@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make the embedded demo data set: short clips of handwritten digits in eight motions.
+"""Generate the demo data set: short clips of handwritten digits in eight motions.
 
 Example: python tools/make_demo_clips.py data/demo
 """
@@ -18,8 +18,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     default = DemoParams()
     parser = tool_parser(__doc__)
-    parser.add_argument('out', help='folder to make, e.g. data/demo; nothing is done if it is complete with the same parameters')
-    parser.add_argument('--seed', type=int, default=default.seed, help='seed of everything random (default: %(default)s)')
+    parser.add_argument('out', help='output folder, for example data/demo; it is kept if it is complete and has the same parameters')
+    parser.add_argument('--seed', type=int, default=default.seed, help='random seed (default: %(default)s)')
     parser.add_argument('--num-train', type=int, default=default.num_train, help='number of training clips (default: %(default)s)')
     parser.add_argument('--num-val', type=int, default=default.num_val, help='number of held-out clips (default: %(default)s)')
     parser.add_argument('--num-frames', type=int, default=default.num_frames, help='frames per clip (default: %(default)s)')

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make the embedded demo data set of images: handwritten digits on noise, from easy to hard, one folder per class.
+"""Generate the demo data set of images: handwritten digits on noise, from easy to hard, one folder per class.
 
 Example: python tools/make_demo_images.py data/demo_images
 """
@@ -16,8 +16,8 @@ def main() -> None:
     """Make the pictures that the command line asks for."""
     default = DemoParams()
     parser = tool_parser(__doc__)
-    parser.add_argument('out', help='folder to make, e.g. data/demo_images; nothing is done if it is complete with the same parameters')
-    parser.add_argument('--seed', type=int, default=default.seed, help='seed of everything random (default: %(default)s)')
+    parser.add_argument('out', help='output folder, for example data/demo_images; it is kept if it is complete and has the same parameters')
+    parser.add_argument('--seed', type=int, default=default.seed, help='random seed (default: %(default)s)')
     parser.add_argument('--num-train', type=int, default=default.num_train, help='number of training images (default: %(default)s)')
     parser.add_argument('--num-val', type=int, default=default.num_val, help='number of held-out images (default: %(default)s)')
     parser.add_argument('--size', type=int, default=default.size_px, metavar='PX', help='height and width (default: %(default)s)')

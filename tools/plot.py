@@ -1,6 +1,6 @@
 """Draw the accuracy of each exit against its cost: python tools/plot.py OUT.png CONFIG=RESULT.json [CONFIG=RESULT.json ...].
 
-RESULT.json is the file that tools/test.py leaves in its work dir; several pairs are drawn as several lines.
+RESULT.json is the result that tools/test.py writes to its work dir; each pair becomes a line of the plot.
 """
 
 import logging
@@ -15,11 +15,11 @@ from dynperceiver.viz import plot_exit_tradeoff, read_exit_accuracies
 def main() -> None:
     """Parse, read, draw."""
     parser = tool_parser(__doc__)
-    parser.add_argument('out', metavar='OUT.png', type=Path, help='picture to write')
-    parser.add_argument('pairs', metavar='CONFIG=RESULT.json', nargs='+', help='a config and the result of its test')
+    parser.add_argument('out', metavar='OUT.png', type=Path, help='file to write the picture to')
+    parser.add_argument('pairs', metavar='CONFIG=RESULT.json', nargs='+', help='a config and its test result')
     parser.add_argument('--metric', choices=['top1', 'top5', 'mean_class'], default='top1', help='accuracy to draw (default: %(default)s)')
     add_shape(parser)
-    parser.add_argument('--labels', nargs='+', help='names of the lines (default: names of the configs)')
+    parser.add_argument('--labels', nargs='+', help='labels of the lines (default: names of the configs)')
     parser.add_argument('--title', default='Accuracy of each exit against its cost')
     args = parser.parse_args()
     if any('=' not in pair for pair in args.pairs):

@@ -1,7 +1,7 @@
 """Draw accuracy against cost of early exits: python tools/plot_tradeoff.py CONFIG CHECKPOINT --out DIR (see --help).
 
-Policies for 33 budgets are solved on the config's calibration_dataloader and judged on its test data; milliseconds are measured here and
-now. Writes tradeoff.png, accuracy against GFLOPs and against milliseconds, and tradeoff.csv with every point.
+Policies for a range of budgets are found on the calibration set and evaluated on the test set; milliseconds are measured on this machine.
+Writes tradeoff.png, with accuracy against GFLOPs and against milliseconds, and tradeoff.csv with all points.
 """
 
 import argparse
@@ -31,19 +31,32 @@ from dynperceiver_runtime.policy.exit_policy import SCORES
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = tool_parser(__doc__, config='config file with calibration_dataloader')
-    parser.add_argument('checkpoint', help='checkpoint file of this config')
-    parser.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder to write to, or the picture (DIR/NAME.png)')
-    parser.add_argument('--static', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a trained static trunk for comparison')
-    parser.add_argument('--held-out-logits', type=Path, metavar='FILE.npz', help='from tools/calibrate.py --save-logits; made if missing')
-    parser.add_argument('--test-logits', type=Path, metavar='FILE.npz', help='the same for the test data')
-    parser.add_argument('--score', choices=list(SCORES), default='confidence', help='how sure an exit is (default: %(default)s)')
-    parser.add_argument('--backend', choices=list(BACKENDS), default='onnxruntime', help='where times are taken (default: %(default)s)')
-    parser.add_argument('--budgets', type=int, default=33, help='points of a curve (default: %(default)s)')
-    parser.add_argument('--crosses', type=int, default=4, help='policies that are run and timed sample by sample (default: %(default)s)')
-    parser.add_argument('--cross-samples', type=int, default=5000, metavar='N', help='test samples for it (default: %(default)s)')
-    parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 2, 4, 8, 16, 32], metavar='N', help='to find the crossover among')
-    parser.add_argument('--threads', type=int, help='threads (default: as PyTorch chooses)')
-    parser.add_argument('--rounds', type=int, default=25, help='rounds in which all calls take turns (default: %(default)s)')
+    parser.add_argument('checkpoint', help='checkpoint of this config')
+    parser.add_argument('--out', required=True, type=Path, metavar='DIR', help='output folder, or name of the picture (DIR/NAME.png)')
+    parser.add_argument('--static', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a trained backbone-only baseline to compare with')
+    parser.add_argument(
+        '--held-out-logits', type=Path, metavar='FILE.npz', help='logits of the calibration set, computed and saved if missing'
+    )
+    parser.add_argument('--test-logits', type=Path, metavar='FILE.npz', help='logits of the test set, computed and saved if missing')
+    score_help = 'confidence measure for exit decisions (default: %(default)s)'
+    parser.add_argument('--score', choices=list(SCORES), default='confidence', help=score_help)
+    parser.add_argument(
+        '--backend', choices=list(BACKENDS), default='onnxruntime',
+        help='what runs the network while times are measured (default: %(default)s)',
+    )
+    parser.add_argument('--budgets', type=int, default=33, help='number of budgets (default: %(default)s)')
+    parser.add_argument(
+        '--crosses', type=int, default=4, help='number of policies that are also run and timed sample by sample (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--cross-samples', type=int, default=5000, metavar='N', help='number of test samples for that (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--batch-sizes', nargs='+', type=int, default=[1, 2, 4, 8, 16, 32], metavar='N',
+        help='batch sizes for the comparison with the baseline (default: 1 2 4 8 16 32)',
+    )
+    parser.add_argument('--threads', type=int, help='number of threads (default: chosen by PyTorch)')
+    parser.add_argument('--rounds', type=int, default=25, help='rounds of measurements (default: %(default)s)')
     args = parser.parse_args()
     for flag, value, least in (('--budgets', args.budgets, 2), ('--crosses', args.crosses, 0), ('--cross-samples', args.cross_samples, 1)):
         check_at_least(flag, value, least)
@@ -51,12 +64,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def logits_of(model: Any, loader: Any, path: Path | None, what: str) -> HeldOutLogits:
-    """What all exits answer to the samples of a loader, from a file if there is one."""
+    """Logits of all exits for the samples of a loader, from a file if there is one."""
     samples = fingerprint_of_samples(loader.dataset)
     if path is not None and path.is_file():
         network = network_with_exits(model)
         return HeldOutLogits.load(
-            path, fingerprint_of_network(network), samples, sample_form(network, loader.dataset[0]['inputs'].shape)
+            path, fingerprint_of_network(network), samples, sample_form(model, loader.dataset[0]['inputs'].shape)
         )
     logits = collect_logits(model, loader, samples, progress=partial(watch, what))
     if path is not None:
@@ -65,7 +78,7 @@ def logits_of(model: Any, loader: Any, path: Path | None, what: str) -> HeldOutL
 
 
 def watch(what: str, items: Iterable[Any]) -> Iterable[Any]:
-    """Go through items and show how far it is."""
+    """Go through items and show the progress."""
     return track(items, what, console=Console(stderr=True), transient=True)
 
 

@@ -1,7 +1,7 @@
-"""Draw what the exits do: python tools/vis_exits.py CONFIG CHECKPOINT --out-dir DIR (see --help).
+"""Show what the exits predict: python tools/vis_exits.py CONFIG CHECKPOINT --out-dir DIR (see --help).
 
-Writes DIR/gallery.png, images that leave early beside images that need the whole network, and DIR/attention.png, where the latent code
-looks in one image.
+Writes DIR/gallery.png, with easy images (early exits suffice) beside hard ones (the whole network is needed), and DIR/attention.png, with
+the attention of the latent code on one image.
 """
 
 import argparse
@@ -38,18 +38,22 @@ from dynperceiver.viz import (
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = tool_parser(__doc__, config='config file of an image classifier with exits')
-    parser.add_argument('checkpoint', help='checkpoint file of this config')
-    parser.add_argument('--out-dir', required=True, type=Path, metavar='DIR', help='folder for the pictures')
-    parser.add_argument('--num', type=int, default=8, help='easy images, and hard ones (default: %(default)s)')
+    parser.add_argument('checkpoint', help='checkpoint of this config')
+    parser.add_argument('--out-dir', required=True, type=Path, metavar='DIR', help='output folder for the pictures')
+    parser.add_argument('--num', type=int, default=8, help='number of easy and of hard images (default: %(default)s)')
     parser.add_argument(
-        '--images', nargs='+', default=[], metavar='FILE', help='images of your own for the gallery; the first one for the attention'
+        '--images', nargs='+', default=[], metavar='FILE', help='your own images for the gallery; the attention is shown on the first one'
     )
-    parser.add_argument('--threshold', type=float, help='confidence at which images leave; the gallery then says where each one does')
-    parser.add_argument('--split', choices=['val', 'test'], default='test', help='data set of the config (default: %(default)s)')
+    parser.add_argument(
+        '--threshold', type=float, help='confidence threshold of the exits; the gallery then shows which exit each image uses'
+    )
+    parser.add_argument(
+        '--split', choices=['val', 'test'], default='test', help='which data set of the config to use (default: %(default)s)'
+    )
     args = parser.parse_args()
     check_at_least('--num', args.num, 1)
     if args.threshold is not None and not 0 < args.threshold <= 1:
-        raise UsageError(f'--threshold {args.threshold:g}: a confidence lies above 0 and is at most 1, for example 0.8')
+        raise UsageError(f'--threshold {args.threshold:g}: pass a confidence above 0 and at most 1, for example 0.8')
     return args
 
 

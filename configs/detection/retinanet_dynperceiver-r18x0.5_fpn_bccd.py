@@ -8,6 +8,7 @@ model = dict(
     bbox_head=dict(num_classes=_base_.num_classes, norm_cfg=dict(type='BN'), anchor_generator=dict(octave_base_scale=3)))
 # few photos, short training: test what the weights were on average
 custom_hooks = [
-    *_base_.custom_hooks, dict(type='mmengine.EMAHook', momentum=0.01, update_buffers=True), dict(type='dynperceiver.SyncAveragedBuffersHook'),
+    *_base_.custom_hooks, dict(type='mmengine.EMAHook', momentum=0.01, update_buffers=True),
+    dict(type='dynperceiver.SyncAveragedBuffersHook'),
 ]
 input_shape = (312, 416)

@@ -18,6 +18,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader
 
 import dynperceiver_action  # noqa: F401  registers
+from dynperceiver.data import DatasetError
 from dynperceiver_action.datasets import Arid6Dataset, BadSampleError, RawframeDataset, Reason, VideoDataset, diagnose_video
 
 VIDEO_PIPELINE = [
@@ -62,6 +63,12 @@ def _frames(root: Path, *lines: str, **kwargs: Any) -> RawframeDataset:
     (root / 'list.txt').write_text('\n'.join(lines) + '\n')
     kwargs = dict(pipeline=FRAME_PIPELINE, filename_tmpl='{:05}.jpg', data_prefix=dict(img=''), serialize_data=False) | kwargs
     return RawframeDataset(ann_file='list.txt', data_root=str(root), **kwargs)
+
+
+def _videos_of(root: Path, *lines: str, **kwargs: Any) -> VideoDataset:
+    (root / 'list.txt').write_text('\n'.join(lines) + '\n')
+    kwargs = dict(pipeline=VIDEO_PIPELINE, data_prefix=dict(video='')) | kwargs
+    return VideoDataset(ann_file='list.txt', data_root=str(root), **kwargs)
 
 
 def _label(sample: dict[str, Any]) -> int:
@@ -285,6 +292,43 @@ def test_cut_frame_is_found_where_the_decoder_fills_it_up(tmp_path: Path, frame_
     _break_frames(folder, 'cut frame')
     with pytest.raises(BadSampleError, match=r'00016\.jpg: truncated'):
         _frames(tmp_path, 'clip 16 0', pipeline=pipeline, test_mode=True)[0]
+
+
+@pytest.mark.parametrize(
+    ('make', 'lines', 'changes', 'message'),
+    [
+        (_videos_of, ['a.mp4 0', 'b.mp4 x', 'c.mp4 1 2'], {}, r"line 2: 'b.mp4 x' must be the path of a video and a class number.*2 such"),
+        (_videos_of, ['a.mp4,0', 'b.mp4,1,2'], {'delimiter': ','}, r"line 2: 'b.mp4,1,2' must be the path .*, with ',' between them"),
+        (_videos_of, ['a.mp4 0 1', 'b.mp4 ?'], dict(multi_class=True, num_classes=3), r"line 2: 'b.mp4 \?' must be .* more class numbers"),
+        (_frames, ['clip'], {}, r"line 1: 'clip' must be a folder of frames, the number of its frames and its class number"),
+        (_frames, ['clip 8 0', 'clip 8 0 1'], {}, 'line 2: '),
+        (_frames, ['clip 0 8 0', 'clip 0'], {'with_offset': True}, r"line 2: 'clip 0' must be a folder of .*, its first frame, the"),
+        (_frames, ['clip 8 1.5'], {}, 'line 1: '),
+    ],
+)
+def test_lines_that_are_none_are_named(
+    tmp_path: Path, make: Callable[..., VideoDataset], lines: list[str], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DatasetError, match=rf'list\.txt, {message}'):
+        make(tmp_path, *lines, **changes)
+
+
+@pytest.mark.parametrize(
+    ('make', 'lines', 'changes', 'labels'),
+    [
+        (_videos_of, ['a.mp4 0', 'some/b 12', 'c.mp4'], {}, [0, 12, -1]),
+        (_videos_of, ['a b.mp4,3'], {'delimiter': ','}, [3]),
+        (_videos_of, ['a.mp4 0 1'], dict(multi_class=True, num_classes=3), [[1, 1, 0]]),
+        (_frames, ['clip 8', 'clip 9 4'], {}, [-1, 4]),
+        (_frames, ['clip 3 9 4'], {'with_offset': True}, [4]),
+    ],
+)
+def test_lines_that_are_right_are_read(
+    tmp_path: Path, make: Callable[..., VideoDataset], lines: list[str], changes: dict[str, Any], labels: list[Any]
+) -> None:
+    dataset = make(tmp_path, *lines, **changes)
+    found = [dataset.get_data_info(index)['label'] for index in range(len(dataset))]
+    assert [label.tolist() if isinstance(label, torch.Tensor) else label for label in found] == labels
 
 
 # ARID-6.

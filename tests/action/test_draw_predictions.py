@@ -98,9 +98,12 @@ def test_nothing_is_drawn_unless_enabled(lines: list[list[str]], tmp_path: Path)
     assert not lines and not list(tmp_path.iterdir())
 
 
-def test_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cv2, 'imwrite', lambda *args: False)
-    with pytest.raises(OSError, match=r'000000_a\.png cannot be written; check that the folder of --show-dir is writable'):
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match=r'folder of --show-dir .*file cannot be made, since a file is in its place'):
+        DrawPredictionsHook(enable=True, out_dir=str(tmp_path / 'file')).after_test_iter(runner(), 0, batch('a.mp4'), answers('a.mp4'))
+    (tmp_path / '000000_a.png').mkdir()
+    with pytest.raises(OSError, match=r'picture .*000000_a\.png cannot be written: it is a folder'):
         DrawPredictionsHook(enable=True, out_dir=str(tmp_path)).after_test_iter(runner(), 0, batch('a.mp4'), answers('a.mp4'))
 
 

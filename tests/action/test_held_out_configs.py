@@ -66,7 +66,7 @@ def test_a_part_of_the_training_list_is_held_out(tmp_path: Path) -> None:
         (tmp_path / cfg[f'{split}_dataloader'].dataset.ann_file).write_text(''.join(f'{number}.webm {number % 2}\n' for number in numbers))
     held_out = DATASETS.build(cfg.calibration_dataloader.dataset)
     assert len(held_out) == 4 and sorted(held_out.get_data_info(i)['label'] for i in range(4)) == [0, 0, 1, 1]
-    message = r'4 of its 4 samples were trained on.*Remedy: train with --cfg-options train_dataloader\.dataset\.part=train, which'
+    message = r'4 of its 4 samples were trained on.*To put it right, train with --cfg-options train_dataloader\.dataset\.part=train, which'
     with pytest.raises(UsageError, match=message):
         check_held_out(cfg, held_out)
     cfg.train_dataloader.dataset.part = 'train'

@@ -78,6 +78,8 @@ def test_clips_of_one_folder_of_frames_stay_together(tmp_path: Path) -> None:
     both = [_frames(tmp_path, lines, part, with_offset=True) for part in HALVES]
     train, holdout = (set(_names(dataset, 'frame_dir')) for dataset in both)
     assert not train & holdout and len(train | holdout) == 12 and len(both[1]) == 6 * len(holdout)
+    later = [line.replace(' 16 16 ', ' 32 16 ') for line in lines]
+    assert _frames(tmp_path, later, with_offset=True).split_record()['digest'] != both[1].split_record()['digest']
     assert not sample_places(both[0]).keys() & sample_places(both[1]).keys()
     both = [_frames(tmp_path, lines, part, with_offset=True, group_pattern='^day.') for part in HALVES]
     train, holdout = ({name[:4] for name in _names(dataset, 'frame_dir')} for dataset in both)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmaction.registry import MODELS as MMACTION_MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
@@ -16,6 +17,7 @@ from tiny_action import BACKBONE, NUM_FRAMES
 import dynperceiver_action  # noqa: F401  registers the recognizer
 from dynperceiver import build_model
 from dynperceiver.checkpoint import convert_to_reference, save_state_dict
+from dynperceiver.models import StaticTrunk
 
 EXITS = (1, 2, 3, 4)
 NUM_CLASSES = 8
@@ -164,6 +166,7 @@ def test_builds_from_a_foreign_default_scope(scope: str) -> None:
             type='mmaction.ActionDataPreprocessor', mean=[0, 0, 0], std=[1, 1, 1], format_shape='NCHW'))
         model.init_weights()
         HOOKS.build(dict(type='dynperceiver.NonFiniteLossHook'))
+        assert isinstance(MMACTION_MODELS.build(dict(type='dynperceiver.StaticTrunk', feature_branch='resnet18', width=0.125)), StaticTrunk)
     assert 'loss_distill' not in model(clips(), labelled(0, 1, 2), mode='loss')
 
 
@@ -211,7 +214,7 @@ def test_image_checkpoint_of_equal_classes_arrives_whole(tmp_path: Path) -> None
 def test_image_checkpoint_of_another_variant_is_refused(tmp_path: Path) -> None:
     save_state_dict(image_model(num_classes=5, width=0.25).state_dict(), tmp_path / 'wide.pth')
     model = build(init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=str(tmp_path / 'wide.pth')))
-    with pytest.raises(ValueError, match=r'wide\.pth: the checkpoint is of another variant.*Rule:.*width.*Remedy:'):
+    with pytest.raises(ValueError, match=r'wide\.pth: the checkpoint is of another variant.*width, .* must be equal; use the config'):
         model.init_weights()
 
 

@@ -13,9 +13,9 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS
 
 import dynperceiver_cls  # noqa: F401  registers
+from dynperceiver.calibration.held_out_data import check_held_out
 from dynperceiver.data import split_records
 from dynperceiver.launch import UsageError
-from dynperceiver.calibration.held_out_data import check_held_out
 
 NUM_IMAGES = 200
 WORDS = 'of its 20 samples were trained on, for example '
@@ -119,7 +119,7 @@ def test_a_training_for_this_part_is_named_with_all_that_it_needs(root: Path) ->
 
 def test_files_that_were_added_since_are_warned_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[tuple[str, int]] = []
-    monkeypatch.setattr('dynperceiver.launch.held_out_data.print_log', lambda text, logger, level: said.append((text, level)))
+    monkeypatch.setattr('dynperceiver.calibration.held_out_data.print_log', lambda text, logger, level: said.append((text, level)))
     records = _records(root)
     _check(root, _text(root, split_seed=0), records)
     assert not said
@@ -131,7 +131,7 @@ def test_files_that_were_added_since_are_warned_of(root: Path, monkeypatch: pyte
 
 def test_a_checkpoint_that_says_nothing_is_taken_to_be_of_this_config(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr('dynperceiver.launch.held_out_data.print_log', lambda text, logger, level: said.append(text))
+    monkeypatch.setattr('dynperceiver.calibration.held_out_data.print_log', lambda text, logger, level: said.append(text))
     cfg = _config(root, part='train')
     check_held_out(cfg, DATASETS.build(cfg.calibration_dataloader.dataset))
     (text,) = said

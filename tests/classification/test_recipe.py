@@ -145,6 +145,7 @@ def test_weight_decay(leaf: str) -> None:
     assert one_dimensional == {'weight', 'bias'}, 'norms and biases'
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize('leaf', [PUBLISHED[0], pytest.param(PUBLISHED[1], marks=pytest.mark.slow), PUBLISHED[2]])
 def test_a_step_from_golden_weights(leaf: str) -> None:
     """Loss and gradients are the published reference's, and AdamW moves every weight as written out here, in float64."""

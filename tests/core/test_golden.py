@@ -1,4 +1,4 @@
-"""Parity with the published reference, on numbers that were computed with it in float64."""
+"""Parity with the published reference, on numbers that were computed with it in float64; on a GPU, too, where one is asked for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dynperceiver import DynPerceiver
 from dynperceiver.checkpoint import convert_from_reference, convert_to_reference
 from dynperceiver.losses import MultiExitLoss
 
+pytestmark = pytest.mark.parity
 VARIANTS = ('resnet50_x0375', 'regnet_y_800mf', 'mobilenet_v3_large_x075')
 RELATIVE = 1e-8
 ROUNDED_LOGITS = 6e-11  # they are stored with ten decimals
@@ -39,20 +40,25 @@ def _modules(model: DynPerceiver) -> dict[str, torch.nn.Module]:
     return modules
 
 
-@pytest.fixture(scope='module', params=VARIANTS)
+RUNS = [*((name, 'cpu') for name in VARIANTS), *(pytest.param((name, 'cuda'), marks=pytest.mark.gpu) for name in VARIANTS)]
+
+
+@pytest.fixture(scope='module', params=RUNS, ids='-'.join)
 def run(request: pytest.FixtureRequest) -> GoldenRun:
-    golden = load_golden(request.param)
+    name, device = request.param
+    golden = load_golden(name)
     model = shadow_model(**golden['variant'])
     reference = fill(golden['shapes'])
     weights = convert_from_reference({'model': reference})
     model.load_state_dict(weights, assign=True)
+    model.to(device)
     kept: dict[str, Tensor] = {}
     handles = [
-        module.register_forward_hook(lambda _module, _args, output, name=name: kept.__setitem__(name, output))
+        module.register_forward_hook(lambda _module, _args, output, name=name: kept.__setitem__(name, output.cpu()))
         for name, module in _modules(model).items()
     ]
     with torch.no_grad():
-        logits = model.eval()(standard_normal((2, 3, 224, 224)))
+        logits = tuple(exit_SK.cpu() for exit_SK in model.eval()(standard_normal((2, 3, 224, 224)).to(device)))
     for handle in handles:
         handle.remove()
     return GoldenRun(golden, model, dict(zip(reference, weights, strict=True)), logits, kept)
@@ -88,12 +94,13 @@ def test_intermediate_statistics(run: GoldenRun) -> None:
 def test_training_loss_and_gradients(run: GoldenRun) -> None:
     expected = run.golden['train']
     loss = MultiExitLoss(exit_weights=(0.5, 0.5, 1.0, 1.0), distill_weight=0.5, temperature=1.0, form='sum')
-    logits = run.model.train()(standard_normal((2, 3, 224, 224)))
-    terms = loss(logits, torch.tensor(expected['targets']))
+    device = next(run.model.parameters()).device
+    logits = run.model.train()(standard_normal((2, 3, 224, 224)).to(device))
+    terms = loss(logits, torch.tensor(expected['targets'], device=device))
     entropies = [terms[f'loss_exit{k}'].item() / weight for k, weight in enumerate(loss.exit_weights, 1)]
     assert entropies == pytest.approx(expected['ce'], rel=RELATIVE)
     assert terms['loss_distill'].item() / 0.5 == pytest.approx(expected['kd'], rel=RELATIVE)
-    total = sum(terms.values(), torch.zeros(()))
+    total = sum(terms.values(), torch.zeros((), device=device))
     assert total.item() == pytest.approx(expected['loss'], rel=RELATIVE)
     total.backward()
     gradients = {name: parameter.grad for name, parameter in run.model.named_parameters()}

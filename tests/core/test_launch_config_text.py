@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 from mmengine.testing.runner_test_case import ToyDataset, ToyModel
 
-from dynperceiver.launch import build_runner, parse_train_args, read_config, train_config
 from dynperceiver.calibration.held_out_data import train_dataset_of_text
+from dynperceiver.launch import build_runner, parse_train_args, read_config, train_config
 
 CONFIG = """\
 notes = dict(text='it\\'s "quoted",\\nin two lines', empty=dict(), none=None, one=(1, ))

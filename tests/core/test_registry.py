@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -99,21 +98,6 @@ print(json.dumps([found, {name: sorted(child.module_dict) for name, child in chi
     found, everything = json.loads(result.stdout)
     assert found == everything and set(found) == {*NAMES, 'OPTIM_WRAPPER_CONSTRUCTORS'}
     assert all(found.values())
-
-
-@pytest.mark.skipif(importlib.util.find_spec('mmaction') is None, reason='mmaction2 is not installed')
-def test_from_mmaction2() -> None:
-    """In a process of its own, as mmaction2 takes a while to import and leaves its registries behind."""
-    code = f"""
-import dynperceiver
-from mmengine.registry import DefaultScope
-from mmaction.registry import MODELS
-with DefaultScope.overwrite_default_scope('mmaction'):
-    print(type(MODELS.build({NETWORK!r})).__name__)
-"""
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split()[-1] == 'DynPerceiver'
 
 
 def test_names_need_the_prefix_elsewhere() -> None:

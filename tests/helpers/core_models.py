@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,19 @@ def shadow_weights(feature_branch: str, **changes: Any) -> dict[str, Tensor]:
 
 def narrow_model(feature_branch: str = 'resnet18', *, dtype: torch.dtype = torch.float64, **changes: Any) -> DynPerceiver:
     """The narrowest network on a feature branch, in eval mode, with weights of :func:`fill`."""
-    model = narrow_shadow(feature_branch, **changes)
+    build = _kept if feature_branch in NARROW_WIDTHS else _filled  # others are too large to keep
+    return copy.deepcopy(build(feature_branch, tuple(changes.items()))).to(dtype).eval()
+
+
+def _filled(feature_branch: str, changes: tuple[tuple[str, Any], ...]) -> DynPerceiver:
+    model = narrow_shadow(feature_branch, **dict(changes))
     names = convert_to_reference(model.state_dict())
     weights = convert_from_reference(fill({key: value.shape for key, value in names.items()}))
     model.load_state_dict(weights, assign=True)
-    model.requires_grad_(True)
-    return model.to(dtype).eval()
+    return model.requires_grad_(True)
+
+
+_kept = lru_cache(maxsize=32)(_filled)
 
 
 def load_golden(name: str) -> dict[str, Any]:

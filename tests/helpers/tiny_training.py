@@ -1,15 +1,17 @@
-"""A training of a few seconds that needs the core alone: everything that is random in a real recipe is in it.
+"""A training of a second that needs the core alone: everything that is random in a real recipe is in it.
 
-Run as a script, it is what a process of a training does: ``python tiny_training.py WORK_DIR [--resume] [--kill-at ITERATION]``; started by
-``torch.distributed.run``, one of several.
+Run as a script, it trains in processes that cannot be those of the tests; see :func:`main`.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ import numpy as np
 import torch
 import torch.distributed as torch_dist
 from mmengine.dataset import BaseDataset
-from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -109,26 +110,45 @@ def make_runner(work_dir: Path, *hooks: Hook | dict[str, Any], num_workers: int 
     return Runner(Model(), str(work_dir), **{**settings, **changes})
 
 
-def main() -> None:
-    """Train in a process of its own; leaves ``RANK.pth`` with what it has seen and what it ended with."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument('work_dir', type=Path)
-    parser.add_argument('--resume', action='store_true')
-    parser.add_argument('--kill-at', type=int)
-    args = parser.parse_args()
-    several = 'RANK' in os.environ
-    launcher: dict[str, Any] = {}
-    if several:
-        torch_dist.init_process_group('gloo')
-        wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-        launcher = dict(launcher='pytorch', cfg=dict(model_wrapper_cfg=wrapper), randomness=dict(seed=0, diff_rank_seed=True))
-    watch = Watch(args.kill_at)
-    runner = make_runner(args.work_dir, dict(type='dynperceiver.ResumableRandomnessHook'), watch, resume=args.resume, **launcher)
+def train_as(rank: int, port: str, work_dir: Path) -> None:
+    """Be one of two processes of a training; leaves ``RANK.pth`` with what it has seen and what it ended with."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    torch_dist.init_process_group('gloo')
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    several = dict(launcher='pytorch', cfg=dict(model_wrapper_cfg=wrapper), randomness=dict(seed=0, diff_rank_seed=True))
+    watch = Watch()
+    runner = make_runner(work_dir, dict(type='dynperceiver.ResumableRandomnessHook'), watch, **several)
     runner.train()
     averages = [hook.ema_model.state_dict() for hook in runner.hooks if hasattr(hook, 'ema_model')]
-    model = runner.model.module if several else runner.model
-    kept = dict(losses=watch.losses, looks=watch.looks, weights=model.state_dict(), averages=averages)
-    torch.save(kept, args.work_dir / f'{get_rank()}.pth')
+    kept = dict(losses=watch.losses, looks=watch.looks, weights=runner.model.module.state_dict(), averages=averages)
+    torch.save(kept, work_dir / f'{rank}.pth')
+
+
+def train_until_killed(work_dir: Path) -> None:
+    """Train until the process is killed in the middle of epoch 2."""
+    make_runner(work_dir, dict(type='dynperceiver.ResumableRandomnessHook'), Watch(kill_at=STEPS_PER_EPOCH + 2)).train()
+
+
+def fork(job: Callable[[], None]) -> int:
+    """Run a job in a process that need not import anything anew; returns its number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        job()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def main() -> None:
+    """``python tiny_training.py FOLDER PORT``: a training that is ``killed``, and one by ``two`` processes, in folders of these names."""
+    folder, port = Path(sys.argv[1]), sys.argv[2]
+    jobs = [partial(train_until_killed, folder / 'killed'), *(partial(train_as, rank, port, folder / 'two') for rank in (0, 1))]
+    children = [fork(job) for job in jobs]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    sys.exit(codes != [-signal.SIGKILL, 0, 0])
 
 
 if __name__ == '__main__':

@@ -202,7 +202,7 @@ def test_tool_prints_a_table_and_keeps_figures(config: Path, call_tool: Tool, ca
     assert all(0 < row['p10_ms'] <= row['ms'] <= row['p90_ms'] for row in report['rows'])
 
 
-def test_tool_takes_the_shares_of_a_policy(config: Path, call_tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tool_takes_the_fractions_of_a_policy(config: Path, call_tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, given = config.with_name('policy.json'), {}
 
     def fake(network: Any, *args: Any, **options: Any) -> Any:
@@ -225,8 +225,8 @@ def test_tool_takes_the_shares_of_a_policy(config: Path, call_tool: Tool, monkey
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--shape', '1', '2', '3'], r'error: --shape \[1, 2, 3\]: give one number for a square'),
-        (['--out', 'no/such/folder/a.json'], r'error: folder no/such/folder for a\.json is missing'),
+        (['--shape', '1', '2', '3'], r'error: --shape 1 2 3: give one number of pixels for a square'),
+        (['--out', 'no/such/folder/a.json'], r'error: --out no/such/folder/a\.json: its folder is missing'),
         (['--policy', 'none.json'], r'error: .*none\.json'),
         (['--cfg-options', 'model.num_classes=None'], 'error: the network was built without exits'),
     ],

@@ -230,7 +230,7 @@ def test_video_of_several_views(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('flags', 'words'),
     [
-        ([*BUDGET, '--cfg-options', 'calibration_dataloader=None'], ['no calibration_dataloader', 'Remedy: add one']),
+        ([*BUDGET, '--cfg-options', 'calibration_dataloader=None'], ['no calibration_dataloader', '; add one']),
         ([*BUDGET, '--cfg-options', HELD_OUT_DATA], ['11 of its 11 samples are tested on', 'val/']),
         (
             [*BUDGET, '--cfg-options', HELD_OUT_DATA, 'calibration_dataloader.dataset.data_prefix.img_path=train'],
@@ -239,7 +239,7 @@ def test_video_of_several_views(tmp_path: Path) -> None:
         ([*BUDGET, '--cfg-options', 'calibration_dataloader.dataset.data_root=no/where'], ['no/where', 'is missing']),
         (['--budget-gflops', '1e-6'], ['below the cost of exit 1']),
         (['--exit-fractions', '0.5', '0.5'], ['pass 4 numbers']),
-        ([*BUDGET, '--batch-size', '0'], ['--batch-size 0: time batches of 1 or more']),
+        ([*BUDGET, '--batch-size', '0'], ['--batch-size 0: pass 1 or more']),
         ([*BUDGET, '--from-logits', 'none.npz'], ['logits none.npz are missing']),
         ([*BUDGET, '--save-logits', 'no/where.npz'], ['--save-logits no/where.npz: its folder is missing']),
         ([*BUDGET, '--save-logits', '{data}'], ['--save-logits', 'data is a folder; pass the name of a file']),

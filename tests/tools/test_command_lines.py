@@ -108,7 +108,7 @@ def test_amp_switches_the_optimizer_wrapper() -> None:
     wrapper = merged_train('--amp').optim_wrapper
     assert (wrapper.type, wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
     assert merged_train('--amp', '--cfg-options', 'optim_wrapper.loss_scale=512.').optim_wrapper.loss_scale == 512
-    with pytest.raises(UsageError, match=r'--amp cannot be joined with optim_wrapper of type ApexOptimWrapper; use OptimWrapper'):
+    with pytest.raises(UsageError, match=r'--amp cannot be combined with optim_wrapper of type ApexOptimWrapper; use OptimWrapper'):
         merged_train('--amp', '--cfg-options', 'optim_wrapper.type=mmengine.ApexOptimWrapper')
 
 
@@ -182,7 +182,7 @@ def test_show_flags_reach_the_hook_that_draws(checkpoint: str, detection: str, t
     (tmp_path / 'bare.py').write_text("default_scope = 'mmaction'")
     with pytest.raises(UsageError, match=r'need a hook that draws.*add default_hooks\.visualization'):
         merged_test(checkpoint, '--show', config=tmp_path / 'bare.py')
-    with pytest.raises(UsageError, match=r'--interval 0: draw every 1 or more'):
+    with pytest.raises(UsageError, match=r'--interval 0: pass 1 to draw every sample, 2 for every second'):
         merged_test(checkpoint, '--show', '--interval', '0')
 
 

@@ -95,7 +95,7 @@ def test_keys_that_do_not_fit_are_named(convert: Convert, weights: dict[str, tor
 
 def test_converting_twice_is_refused(convert: Convert, published: Path) -> None:
     convert(published, published.with_name('ours.pth'))
-    with pytest.raises(SystemExit, match=r'^error: all keys are ours already, .*; take the weights as they are$'):
+    with pytest.raises(SystemExit, match=r'^error: all keys are ours already, .*; there is nothing to convert$'):
         convert(published.with_name('ours.pth'), published.with_name('again.pth'))
 
 
@@ -111,7 +111,7 @@ def test_broken_file_is_named(convert: Convert, published: Path, cut: str) -> No
 
 def test_file_that_holds_something_else_is_named(convert: Convert, tmp_path: Path) -> None:
     torch.save([torch.zeros(3)], tmp_path / 'list.pth')
-    with pytest.raises(SystemExit, match=r'^error: .*list\.pth holds a list, no checkpoint; '):
+    with pytest.raises(SystemExit, match=r'^error: .*list\.pth holds a list, not a checkpoint; '):
         convert(tmp_path / 'list.pth', tmp_path / 'out.pth')
 
 

@@ -248,9 +248,9 @@ def test_flags_become_a_hook_and_a_metric(merged: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--tta'], '--tta needs the scores of all exits for every view, and --exit-policy stops before; leave one of the two out'),
-        (['--show'], "--show draws every exit's answer, and --exit-policy stops before .*; draw in a test without --exit-policy"),
-        (['--show-dir', 'x'], "--show-dir draws every exit's answer"),
+        (['--tta'], '--tta averages the scores of all exits, and --exit-policy does not compute all of them; leave one of the two out'),
+        (['--show'], '--show draws the predictions of all exits, and --exit-policy does not compute all of them; draw in a test without'),
+        (['--show-dir', 'x'], '--show-dir draws the predictions of all exits'),
         (['--max-exit', '0'], '--max-exit 0: the policy has 4 exits; pass 1 to 4, or leave it out'),
         (['--max-exit', '5'], '--max-exit 5: the policy has 4 exits'),
     ],
@@ -262,14 +262,14 @@ def test_flags_that_do_not_go_together_are_refused(merged: Any, flags: list[str]
 
 @pytest.mark.parametrize('flags', [['--max-exit', '2'], ['--exit-backend', 'torch']])
 def test_flags_of_dynamic_inference_need_a_policy(merged: Any, flags: list[str]) -> None:
-    with pytest.raises(UsageError, match=rf'{flags[0]} {flags[1]} is for dynamic inference alone; add --exit-policy POLICY\.json'):
+    with pytest.raises(UsageError, match=rf'{flags[0]} {flags[1]} only applies to dynamic inference; add --exit-policy POLICY\.json'):
         merged(*flags, policy=False)
 
 
 @pytest.mark.parametrize('text', ["default_scope = 'mmdet'", "model = dict(type='mmdet.RetinaNet')"])
 def test_detectors_are_refused(merged: Any, tmp_path: Path, text: str) -> None:
     (tmp_path / 'detection.py').write_text(f'{text}\ntest_dataloader = dict()\n')
-    with pytest.raises(UsageError, match='detectors run the whole network, and have no exits to leave at; it is for image classification'):
+    with pytest.raises(UsageError, match=r'detectors have no exits and always run the whole network; .* is for action recognition'):
         merged(config=tmp_path / 'detection.py')
 
 

@@ -90,12 +90,12 @@ def test_policy_of_another_checkpoint_is_refused(export: Callable[..., list[Any]
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--shape', '1', '2', '3'], r'^error: --shape \[1, 2, 3\]: give one number for a square'),
+        (['--shape', '1', '2', '3'], r'^error: --shape 1 2 3: give one number of pixels for a square'),
         (['--shape', '16'], r'^error: image_size=\(16, 16\): pass height and width in pixels'),
         (['--opset', '9'], r'^error: opset=9: pass 18 to 23'),
         (['--policy', 'none.json'], r'^error: policy none\.json is missing'),
         (['--cfg-options', 'model.backbone.num_classes=None'], r'^error: DynPerceiverClassifier|^error: .*num_classes'),
-        (['--cfg-options', 'model.backbone.num_classes=7'], r'(?s)^error: .*tiny\.pth does not go with .*tiny\.py: .*exits\.'),
+        (['--cfg-options', 'model.backbone.num_classes=7'], r'(?s)^error: .*tiny\.pth does not fit .*tiny\.py: .*exits\.'),
         (['--cfg-options', 'model=None'], r'^error: .*tiny\.py has no model; pass the config of a training'),
     ],
 )
@@ -111,7 +111,7 @@ def test_missing_weights_are_named(export: Callable[..., list[Any]], tmp_path: P
     state_dict = exported('resnet').network.state_dict()
     del state_dict['exits.2.classifier.bias']
     torch.save(dict(state_dict=state_dict), tmp_path / 'half.pth')
-    with pytest.raises(SystemExit, match=r'(?s)^error: .*half\.pth does not go with .*tiny\.py: .*exits\.2\.classifier\.bias'):
+    with pytest.raises(SystemExit, match=r'(?s)^error: .*half\.pth does not fit .*tiny\.py: .*exits\.2\.classifier\.bias'):
         export(checkpoint=tmp_path / 'half.pth')
     assert not (tmp_path / 'out').exists()
 

@@ -192,7 +192,7 @@ def test_amp_flag_of_mmdet_and_mmaction2_takes_the_optimizer_wrapper(leaf: str) 
     assert load(leaf).optim_wrapper.type in ('OptimWrapper', 'AmpOptimWrapper')
 
 
-def test_three_sizes_are_refused(call_tool: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        call_tool('get_flops', ACTION_CONFIGS / 'tsm_dynperceiver_demo.py', '--shape', '3', '224', '224')
-    assert 'give one number for a square, or height and width' in capsys.readouterr().err
+@pytest.mark.parametrize('shape', ['3 224 224', '0', '32 -1'])
+def test_what_is_no_size_is_refused(call_tool: Callable[..., None], shape: str) -> None:
+    with pytest.raises(SystemExit, match=f'^error: --shape {shape}: give one number of pixels for a square, or height and width$'):
+        call_tool('get_flops', ACTION_CONFIGS / 'tsm_dynperceiver_demo.py', '--shape', *shape.split())

@@ -109,14 +109,14 @@ def test_what_is_missing_or_unusable_is_one_line(demo: Demo, tmp_path: Path, cal
     cases = [
         ([tmp_path / 'none.jpg', demo.config, demo.weights], r'image .*none\.jpg is missing; pass an image file, a folder of images, or a'),
         ([empty, demo.config, demo.weights], r'folder .* holds no image \(\.jpg .*\); pass an image file, or a folder of images'),
-        ([text, demo.config, demo.weights], r'.*t\.png cannot be read as an image; take it out, or save it again as JPEG or PNG'),
+        ([text, demo.config, demo.weights], r'.*t\.png cannot be read as an image; remove it, or save it again as JPEG or PNG'),
         ([picture, 'none.py', demo.weights], r'config none\.py is missing; '),
-        ([picture, bare, demo.weights], r'.*b\.py lacks model or test_dataloader, whose pipeline the image goes through; pass the config'),
+        ([picture, bare, demo.weights], r'.*b\.py has no model or no test_dataloader; pass the config'),
         ([picture, demo.config, 'none.pth'], r'checkpoint none\.pth is missing; '),
         ([picture, demo.config, text], r'.*t\.png cannot be read as a checkpoint'),
         ([picture, wide, demo.weights], r'the checkpoint is not of this config: size mismatch for neck.*, in all \d+ differences; pass as'),
         ([picture, deep, demo.weights], r'.* not of this config: bbox_head\.cls_convs\.1\.conv\.weight is absent, in all 4 differences; '),
-        ([picture, demo.config, demo.weights, '--batch-size', '0'], r'--batch-size 0: predict 1 or more images at once'),
+        ([picture, demo.config, demo.weights, '--batch-size', '0'], r'--batch-size 0: pass 1 or more'),
         ([picture, demo.config, demo.weights, '--device', 'cuda:1'], r'--device cuda:1: PyTorch finds no GPU here; use --device cpu'),
     ]
     for (image, config, weights, *flags), message in cases:

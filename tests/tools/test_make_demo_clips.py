@@ -28,9 +28,9 @@ def test_makes_clips_once(main: Callable[[list[str]], Any], tmp_path: Path, caps
     assert capsys.readouterr().out == f'{out} is complete, nothing to do\n'
 
 
-def test_says_what_is_wrong_without_a_traceback(main: Callable[[list[str]], Any], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r'make_demo_clips: size_px=37 is odd'):
-        main([str(tmp_path / 'demo'), '--size', '37'])
+def test_says_what_is_wrong_without_a_traceback(call_tool: Callable[..., None], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r'^error: size_px=37 is odd'):
+        call_tool('make_demo_clips', tmp_path / 'demo', '--size', '37')
     (tmp_path / 'file').write_text('')
-    with pytest.raises(SystemExit, match='is not a demo data set'):
-        main([str(tmp_path), *SMALL])
+    with pytest.raises(SystemExit, match=r'^error: .* is not a demo data set'):
+        call_tool('make_demo_clips', tmp_path, *SMALL)

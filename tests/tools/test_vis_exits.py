@@ -176,9 +176,9 @@ def test_ablation_without_x2z(vis: Callable[..., Path], config: Path, tmp_path: 
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--num', '0'], r'^error: --num 0: show 1 or more images of each kind'),
-        (['--threshold', '1.5'], r'^error: --threshold 1\.5: a confidence lies above 0 and is at most 1'),
-        (['--threshold', '0'], r'^error: --threshold 0: a confidence'),
+        (['--num', '0'], r'^error: --num 0: pass 1 or more'),
+        (['--threshold', '1.5'], r'^error: --threshold 1\.5: pass a confidence above 0 and at most 1'),
+        (['--threshold', '0'], r'^error: --threshold 0: pass a confidence'),
         (['--images', 'none.png'], r'^error: image none\.png is missing'),
         (['--images', __file__], r'^error: image .*test_vis_exits\.py cannot be read by the pipeline of the data set \(.*\); save'),
         (['--split', 'val', '--cfg-options', 'val_dataloader=None'], r'^error: --split val: .*tiny\.py has no val_dataloader; choose'),

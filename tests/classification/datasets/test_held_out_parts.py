@@ -138,6 +138,15 @@ def test_an_array_names_groups(tmp_path: Path) -> None:
     assert {int(path.split('/')[1]) // 4 for path in _paths(renamed, Path())} == holdout
 
 
+def test_the_name_of_an_archive_does_not_matter(tmp_path: Path) -> None:
+    numbers = []
+    for name in ('a.npz', 'b.npz'):
+        np.savez(tmp_path / name, **packed_arrays([i % 2 for i in range(60)]))
+        held_out = PackedImages(name, data_root=str(tmp_path), part='holdout', holdout=0.2)
+        numbers.append([path.split('/')[1] for path in _paths(held_out, Path())])
+    assert len(numbers[0]) == 12 and numbers[0] == numbers[1]
+
+
 def test_cifar_and_imagenet_have_parts(tmp_path: Path) -> None:
     write_cifar10(tmp_path, 60)
     both = [CIFAR10(str(tmp_path), part=part, holdout=0.1) for part in HALVES]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from inference_scores import GFLOPS, network_scores
+from inference_scores import GFLOPS, network_logits, network_scores
 
 from dynperceiver.calibration import budget as module
 from dynperceiver.calibration.budget import GRID_POLICIES, BudgetSearch, CostTable, tradeoff_curve
@@ -52,14 +52,14 @@ def test_the_grid_knows_what_its_policies_do(num_exits: int) -> None:
     held_out, costs = _random(num_exits, 300, 9, decimals=2), (0.1, 0.3, 0.7, 0.8, 1.1)[:num_exits]
     search = BudgetSearch(held_out, costs)
     cost_G, threshold_GJ = search._grid_cost_G, search._grid_threshold_GJ
-    evaluations = [evaluate(threshold_J, held_out, costs) for threshold_J in threshold_GJ]
+    evaluations = [evaluate(held_out.solved_policy(threshold_J), held_out, costs) for threshold_J in threshold_GJ]
     assert [evaluation.mean_cost for evaluation in evaluations] == pytest.approx(cost_G.tolist())
     assert (np.diff([evaluation.accuracy for evaluation in evaluations]) > 0).all()
     for cost in [*cost_G.tolist(), *(evaluation.mean_cost for evaluation in evaluations)]:
         for refine in (False, True):
             assert search.solve(max(cost, costs[0]), refine=refine)[1].mean_cost <= max(cost, costs[0])
     candidates = itertools.product(*(np.unique(threshold_J).tolist() for threshold_J in threshold_GJ.T))
-    some = [evaluate(thresholds, held_out, costs) for thresholds in itertools.islice(candidates, 500)]
+    some = [evaluate(held_out.solved_policy(thresholds), held_out, costs) for thresholds in itertools.islice(candidates, 500)]
     for evaluation in some:
         assert search.solve(evaluation.mean_cost + 1e-9, refine=False)[1].accuracy >= evaluation.accuracy
 
@@ -149,9 +149,9 @@ def test_memory_does_not_grow_with_the_power_of_the_exits(num_exits: int) -> Non
 def test_the_only_level_between_all_and_nobody_is_the_middle() -> None:
     held_out = _random(11, 101, 3)
     search = BudgetSearch(held_out, np.linspace(1, 2, 11))
-    middle_J = np.median(held_out.score_ES[:-1], axis=1)
+    middle_J = np.median(held_out.decision_scores[:-1], axis=1)
     for threshold_G, middle in zip(search._grid_threshold_GJ.T, middle_J, strict=True):
-        assert set(threshold_G.tolist()) <= {0.0, float(middle), NEVER}
+        assert set(threshold_G.tolist()) <= {-np.inf, float(middle), np.inf}
 
 
 def test_one_sample() -> None:
@@ -165,6 +165,21 @@ def test_samples_that_all_score_alike() -> None:
     for point in tradeoff_curve(held_out, GFLOPS, 5):
         assert point.evaluation.mean_cost <= point.budget
         assert max(point.evaluation.exit_fractions) == 1
+
+
+@pytest.mark.parametrize('score', ['confidence', 'margin', 'entropy'])
+@pytest.mark.parametrize('scale', [1e-4, 40.0])
+def test_networks_that_are_very_sure_or_hardly_sure(scale: float, score: str) -> None:
+    """A factor on all logits leaves what a budget buys nearly as it is: samples that score 1.0, or all alike in float32, are told apart."""
+    logits_ESK, labels_S = network_logits(2000, sharpness=(scale,) * 4)
+    held_out = HeldOutScores.from_logits(logits_ESK, labels_S, score)
+    plain = network_scores(2000)
+    for budget in (0.6, 0.9):
+        policy, evaluation = BudgetSearch(held_out, GFLOPS).solve(budget)
+        assert 0.99 * budget < evaluation.mean_cost <= budget
+        assert evaluation.accuracy > BudgetSearch(plain, GFLOPS).solve(budget)[1].accuracy - 0.05
+        exit_S, _ = policy.replay(logits_ESK)
+        assert tuple((np.bincount(exit_S, minlength=4) / 2000).tolist()) == evaluation.exit_fractions
 
 
 def test_curves_are_quick() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from dynperceiver.calibration import (
 )
 from dynperceiver.calibration.exit_fractions import ALL_LEAVE, NONE_LEAVES, as_policy_thresholds
 from dynperceiver.calibration.risk_control import split_samples
-from dynperceiver_runtime.policy.exit_policy import NEVER, ExitPolicy
+from dynperceiver_runtime import UserError
+from dynperceiver_runtime.policy import NEVER, ExitPolicy, first_exit
 
 MS = (3.0, 6.5, 7.0, 9.0)
 
@@ -61,6 +63,19 @@ def test_golden_scores_are_ours(golden: GoldenThresholds) -> None:
     policy = calibrate(golden.logits_ESK[:, :300], golden.labels_S[:300], exit_fractions=golden.rows[5]['exit_fraction'])
     assert policy.thresholds == pytest.approx(golden.rows[5]['thresholds'][:3], rel=5e-7)
     assert (np.bincount(policy.replay_scores(golden.score_ES[:, :300]), minlength=4)[:3] == [146, 93, 20]).all()
+
+
+def test_golden_decisions_are_those_of_log_odds(golden: GoldenThresholds) -> None:
+    """Of all rows: policies solved on logits send the samples of both halves where the reference's float32 thresholds send them."""
+    for row in golden.rows:
+        policy = calibrate(golden.logits_ESK[:, :300], golden.labels_S[:300], exit_fractions=row['exit_fraction'])
+        exit_S, _ = policy.replay(golden.logits_ESK)
+        np.testing.assert_array_equal(exit_S, first_exit(golden.score_ES, row['thresholds']))
+        for half, part in (('val', slice(0, 300)), ('test', slice(300, 600))):
+            right = golden.correct_ES[exit_S[part], np.arange(600)[part]].mean()
+            assert right * 100 == pytest.approx(row[f'{half}_accuracy'], rel=1e-14)
+            fractions = np.bincount(exit_S[part], minlength=4) / 300
+            assert _reference_gflops(tuple(fractions.tolist())) == row[f'{half}_gflops']
 
 
 def _walk(score_ES: np.ndarray, fractions: list[float]) -> list[float]:
@@ -110,8 +125,17 @@ def test_degenerate_fractions() -> None:
     [((0.5, 0.5), 'pass 3 numbers of 0 or more'), ((0.5, 0.7, -0.2), 'of 0 or more'), ((0.5, 0.3, 0.1), r'sum up to 0\.9;.*divide them')],
 )
 def test_fractions_that_do_not_fit(fractions: tuple[float, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         solve_thresholds(np.ones((3, 4), np.float32), fractions)
+
+
+def test_thresholds_keep_the_type_of_the_scores() -> None:
+    log_odds_ES = np.array([[1 + 1e-12, 1.0, 1 - 1e-12, -1e300], [1e300, 0.5, 0.25, 0.0]])
+    found_E = solve_thresholds(log_odds_ES, (0.25, 0.75))
+    assert found_E.dtype == np.float64 and found_E.tolist() == [1 + 1e-12, -np.inf]
+    assert solve_thresholds(log_odds_ES, (0.0, 1.0)).tolist() == [np.inf, -np.inf]
+    assert solve_thresholds(np.float32([[1, 0.5], [0, 0]]), (0.5, 0.5)).tolist() == [1, -1e8]
+    assert solve_thresholds([[2, 1], [0, 0]], (0.5, 0.5)).tolist() == [2, -np.inf]  # type: ignore[arg-type]
 
 
 def test_evaluate_by_hand() -> None:
@@ -172,6 +196,14 @@ def test_held_out_scores_that_do_not_fit() -> None:
         HeldOutScores(np.array([[0, 0, 0], [0, 0, np.nan]]), np.zeros((2, 3), bool))
     with pytest.raises(ValueError, match='2 exits and 0 held-out samples'):
         HeldOutScores(np.zeros((2, 0)), np.zeros((2, 0), bool))
+    right_ES, half_ES = np.zeros((2, 3), bool), np.full((2, 3), 0.5)
+    with pytest.raises(ValueError, match=r'score 1\.5 of sample 0 at exit 1; scores are numbers from 0 to 1.*HeldOutScores\.from_logits'):
+        HeldOutScores(half_ES + 1, right_ES)
+    for wrong_ES in (np.zeros((2, 4)), np.full((2, 3), np.inf)):
+        with pytest.raises(ValueError, match=r'log_odds_ES of shape \(2, .\) for scores of shape \(2, 3\): pass as many finite'):
+            HeldOutScores(half_ES, right_ES, log_odds_ES=wrong_ES)
+    with pytest.raises(ValueError, match='log_odds_ES are not those of score_ES; pass log_odds_ES=None'):
+        replace(HeldOutScores(half_ES, right_ES), score_ES=half_ES / 2)
 
 
 def _likelihood(logits_SK: np.ndarray, labels_S: np.ndarray, temperature: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def test_a_file_is_replaced_on_demand_only(tmp_path: Path) -> None:
 
 
 def test_the_folder_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r'for weights\.pth is missing; make it first'):
+    with pytest.raises(FileNotFoundError, match=r'checkpoint .*weights\.pth cannot be written: the folder .*no is missing; make it first'):
         save_state_dict(WEIGHTS, tmp_path / 'no' / 'weights.pth')
 
 
@@ -61,7 +63,7 @@ def test_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
 
 def test_what_holds_no_mapping(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / 'list.pth')
-    with pytest.raises(ValueError, match=r'list\.pth holds a list, no checkpoint; pass a file with a state dict'):
+    with pytest.raises(ValueError, match=r'list\.pth holds a list, not a checkpoint; pass a file with a state dict'):
         read_checkpoint_file(tmp_path / 'list.pth')
 
 
@@ -72,13 +74,13 @@ def test_missing(tmp_path: Path) -> None:
 
 def test_a_web_page_is_called_one(tmp_path: Path) -> None:
     (tmp_path / 'page.pth').write_text('<html><body>404</body></html>')
-    with pytest.raises(CheckpointError, match=r'page\.pth cannot be read as a checkpoint \(it is a web page, as a failed download leaves'):
+    with pytest.raises(CheckpointError, match=r'page\.pth cannot be read as a checkpoint \(it is a web page, probably from a failed'):
         read_checkpoint_file(tmp_path / 'page.pth')
 
 
 def test_objects_besides_weights_are_not_a_broken_file(tmp_path: Path) -> None:
     torch.save({'model': WEIGHTS, 'scheduler': Fraction(1, 3)}, tmp_path / 'objects.pth')
-    with pytest.raises(CheckpointError, match=r'it holds Python objects of fractions\.Fraction.*Remedy: have the one who made') as caught:
+    with pytest.raises(CheckpointError, match=r'it holds Python objects \(fractions\.Fraction\), .*Ask its author to save') as caught:
         read_checkpoint_file(tmp_path / 'objects.pth')
     assert 'download' not in str(caught.value) and 'add_safe_globals' not in str(caught.value)
 
@@ -92,3 +94,18 @@ def test_no_memory_is_not_a_broken_file(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch, 'load', fail)
     with pytest.raises(type(error), match='all used'):
         read_checkpoint_file(tmp_path / 'large.pth')
+
+
+def test_a_full_disk_is_said_by_the_files_name(tmp_path: Path) -> None:
+    """A limit on the size of files is the nearest thing to a full disk; the error that torch makes of it does not name the file."""
+    code = f"""
+import resource, torch
+from dynperceiver.checkpoint import save_state_dict
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+save_state_dict({{'weight': torch.zeros(100_000)}}, {str(tmp_path / 'weights.pth')!r})
+"""
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.stderr.splitlines()[-1].startswith(
+        f'dynperceiver_runtime.errors.FileError: checkpoint {tmp_path / "weights.pth"} cannot be written ('
+    )
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,8 @@ from dynperceiver import DynPerceiver, build_model
 from dynperceiver.deployment import torch_engine
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
 from dynperceiver.feature_branches import FEATURE_BRANCHES
-from dynperceiver.inference import DynamicRunner, EngineError, ExitPolicy, PolicyRecord, gather
+from dynperceiver.inference import DynamicRunner, EngineError, ExitPolicy, PolicyRecord, TorchEngine, freeze, gather
+from dynperceiver_runtime import DynamicRunner as EngineRunner
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +80,7 @@ def test_stages_of_skipped_segments_did_not_run() -> None:
     model = narrow_model()
     runner = DynamicRunner(model, ExitPolicy((0.0, 0.0, 0.0)))
     runner(make_images(1))
-    network = runner.engine.network((SIZE, SIZE))
+    network = runner.engine.network
     ran: list[str] = []
     for name, module in network.named_modules():
         module.register_forward_hook(lambda *_, name=name: ran.append(name))
@@ -121,17 +122,16 @@ def test_exit_cap(model: DynPerceiver, calls: list[tuple[int, int]], max_exit: i
     assert_replayed(gather(DynamicRunner(model, policy, max_exit=max_exit).stream([images])), policy, logits, max_exit)
 
 
-def test_scores_that_are_no_numbers() -> None:
-    model = narrow_model()
+def test_scores_that_are_no_numbers(model: DynPerceiver) -> None:
+    engine = TorchEngine(freeze(model, (SIZE, SIZE)))
     with torch.no_grad():
-        model.exits[1].classifier.bias[2] = float('nan')
-    runner = DynamicRunner(model, ExitPolicy((2.0, 0.5, 0.5)))
+        engine.network.exits[1].classifier.weight.mul_(float('nan'))
     with pytest.raises(ValueError, match=r'(?s)exit 2.*4 of 4'):
-        runner(make_images(4))
+        EngineRunner(engine, ExitPolicy((2.0, 0.5, 0.5)))(make_images(4))
     images = make_images(4)
     images[2, 0, 5, 5] = float('nan')
     with pytest.raises(ValueError, match=r'(?s)exit 1.*1 of 4.*sample 2'):
-        DynamicRunner(narrow_model(), ExitPolicy((0.5, 0.5, 0.5)))(images)
+        DynamicRunner(model, ExitPolicy((0.5, 0.5, 0.5)))(images)
 
 
 class _Clock:
@@ -298,6 +298,23 @@ def test_wrong_arguments_say_value_rule_and_remedy(model: DynPerceiver) -> None:
         DynamicRunner(build_model('resnet18', width=0.125, num_latents=8, depth_factors=(1, 1, 1, 1), num_classes=None))
     with pytest.raises(EngineError, match="pass backend='onnxruntime'"):
         DynamicRunner('some/folder')
+    with pytest.raises(EngineError, match=r'there is no engine yet: .* run a batch first, or export the network for the size'):
+        print(DynamicRunner(model, backend='onnxruntime').engine)
+    assert DynamicRunner(model).engine.frozen.image_size == (224, 224)
+
+
+def test_the_network_is_frozen_for_the_first_images_that_can_run(model: DynPerceiver) -> None:
+    runner = DynamicRunner(model)
+    for wrong in (make_images(2).permute(0, 2, 3, 1), make_images(2)[0], np.zeros(3)):
+        with pytest.raises(EngineError, match=r'pass images as \(S, 3, H, W\)'):
+            runner(wrong)
+    runner(standard_normal((1, 3, 40, 56)))
+    assert runner.engine.frozen.image_size == (40, 56)
+    runner(make_images(1))
+    assert runner.engine.frozen.image_size == (40, 56)
+    clips = DynamicRunner(narrow_model(num_frames=2))
+    clips(standard_normal((3, 2, 3, 32, 40)))
+    assert clips.engine.frozen.image_size == (32, 40)
 
 
 def test_images_of_another_size(model: DynPerceiver) -> None:
@@ -328,9 +345,9 @@ def test_large_batches_run_in_parts(monkeypatch: pytest.MonkeyPatch, num_frames:
 
 def test_maps_stay_channels_last(model: DynPerceiver) -> None:
     """A narrowed map that were laid out anew would be copied by the next convolution."""
-    runner = DynamicRunner(model)
-    state = runner.engine.start(make_images(4))
+    engine = TorchEngine(freeze(model, (SIZE, SIZE)))
+    state = engine.start(make_images(4))
     for exit_index in range(3):
-        _, state = runner.engine.run(exit_index, state)
-        for narrowed in (runner.engine.select(state, np.array([2, 0])), runner.engine.concat([state, state])):
+        _, state = engine.run(exit_index, state)
+        for narrowed in (engine.select(state, np.array([2, 0])), engine.concat([state, state])):
             assert narrowed.feature_BCHW.is_contiguous(memory_format=torch.channels_last)

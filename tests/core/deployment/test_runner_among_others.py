@@ -16,10 +16,8 @@ from dynamic_runs import assert_replayed, full_logits, make_images, spread_polic
 from torch import nn
 
 from dynperceiver import DynPerceiver
-from dynperceiver.deployment import torch_engine
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
-from dynperceiver.deployment.folding import fold
-from dynperceiver.inference import DynamicRunner, ExitPolicy, PolicyRecord, gather
+from dynperceiver.inference import DynamicRunner, ExitPolicy, FrozenNetwork, PolicyRecord, freeze, gather
 
 
 @pytest.fixture(scope='module')
@@ -105,19 +103,19 @@ def test_the_callers_model_is_left_alone() -> None:
 
 
 def test_first_calls_from_several_threads(model: DynPerceiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    folded: list[int] = []
+    frozen: list[int] = []
 
-    def slow_fold(*args: Any) -> DynPerceiver:
-        folded.append(1)
+    def slow_freeze(*args: Any, **settings: Any) -> FrozenNetwork:
+        frozen.append(1)
         time.sleep(0.05)
-        return fold(*args)
+        return freeze(*args, **settings)
 
-    monkeypatch.setattr(torch_engine, 'fold', slow_fold)
+    monkeypatch.setattr('dynperceiver.deployment.runner.freeze', slow_freeze)
     images = make_images(3)
     runner = DynamicRunner(model)
     with ThreadPoolExecutor(3) as pool:
         results = list(pool.map(runner, [images] * 3))
-    assert len(folded) == 1
+    assert len(frozen) == 1
     for result in results:
         np.testing.assert_allclose(result.logits.numpy(), full_logits(model, images)[3], rtol=1e-5, atol=1e-5)
 

@@ -26,14 +26,14 @@ def truncated(path: Path) -> None:
 
 FILES: dict[str, tuple[Any, str]] = {
     'truncated': (truncated, r'RuntimeError: PytorchStreamReader failed .*\); download or copy it again$'),
-    'web page': (lambda path: path.write_text('\n<!DOCTYPE html>\n<p>Not found'), r'\(it is a web page, as a failed download leaves one\)'),
+    'web page': (lambda path: path.write_text('\n<!DOCTYPE html>\n<p>Not found'), r'\(it is a web page, probably from a failed download\)'),
     'pointer': (lambda path: path.write_text('version https://git-lfs.github.com/spec/v1\noid'), r'\(it is a pointer of Git LFS'),
     'empty': (lambda path: path.touch(), r'\(EOFError\); download or copy it again'),
     'objects': (
         lambda path: torch.save({'model': {}, 'scheduler': Fraction(1, 3)}, path),
-        r'\(it holds Python objects of fractions\.Fraction\)\. Rule: weights and plain data only.*Remedy: have the one who made',
+        r'it holds Python objects \(fractions\.Fraction\), and only weights and plain data are read.*Ask its author to save',
     ),
-    'list': (lambda path: torch.save([1, 2], path), r'holds a list, no checkpoint; pass a file with a state dict$'),
+    'list': (lambda path: torch.save([1, 2], path), r'holds a list, not a checkpoint; pass a file with a state dict$'),
     'optimizer': (lambda path: torch.save({'optimizer': {'state': {}}, 'epoch': 3}, path), r'no weights were found among optimizer, epoch'),
     'no weights': (lambda path: torch.save({'state_dict': {}}, path), r'no weights were found among state_dict'),
 }
@@ -50,7 +50,7 @@ def test_the_file_is_named(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_stays_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r'gone\.pth can not be found'):
+    with pytest.raises(FileNotFoundError, match=r'^checkpoint .*gone\.pth is missing; check the path'):
         make_runner(tmp_path, TinyModel(), tmp_path / 'gone.pth', custom_hooks=[HOOK]).test()
 
 
@@ -79,7 +79,7 @@ def test_another_number_of_classes_is_refused_with_the_files_name(trained: Path,
         make_runner(tmp_path, model, trained, custom_hooks=[HOOK, {'type': 'dynperceiver.ClassNamesHook'}]).test()
     text = str(caught.value)
     assert text.startswith(f'{trained}: the checkpoint is of another variant than the model: of another shape: exits.0.classifier.weight')
-    assert 'Rule: number of classes must be equal' in text and 'dynperceiver.ImageCheckpoint' in text
+    assert 'The number of classes must be equal' in text and 'dynperceiver.ImageCheckpoint' in text
 
 
 @HOOKS.register_module()
@@ -116,7 +116,7 @@ def test_hooks_learn_which_file_it_is(trained: Path, tmp_path: Path, watched: bo
 
 def test_errors_that_are_not_the_files(trained: Path, tmp_path: Path) -> None:
     """A mistake in the program keeps its own error; a file that was read is not called unreadable."""
-    for number, error in enumerate((RuntimeError('shapes'), MemoryError('too big'))):
+    for number, error in enumerate((RuntimeError('shapes'), ValueError('a bug'), MemoryError('too big'))):
         with pytest.raises(type(error), match=str(error)) as caught:
             make_runner(tmp_path / str(number), TinyModel(), trained, custom_hooks=[HOOK, _RecordName(error)]).test()
         assert caught.value is error

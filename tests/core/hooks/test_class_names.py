@@ -48,8 +48,8 @@ def test_other_names_are_refused(trained: Path, tmp_path: Path, action: str) -> 
     text = str(caught.value)
     assert text.startswith(f'{trained} was trained on other classes than Images has (5 names in the checkpoint, 5 in the data set, ')
     assert "the same names in another order: class 2 is 'cat' there and 'dog' here; class 3 is 'dog' there and 'cat' here)" in text
-    assert 'Rule: the names must be the same in the same order' in text
-    assert "Remedy: use the data set that it was trained on, or set this one's names" in text
+    assert 'The names must be the same and in the same order' in text
+    assert "Use the data set that it was trained on, or set the checkpoint's names in the config" in text
     assert ('start a new training from it with load_from' in text) == (action == 'resume')
 
 
@@ -88,13 +88,13 @@ def test_a_new_training_is_warned_only(trained: Path, tmp_path: Path) -> None:
     settings = {'by_epoch': False, 'max_iters': 2, 'val_interval': 1}
     text = run('train', tmp_path, trained, OTHERS, train_cfg=settings)
     (line,) = [line for line in text.splitlines() if 'was trained on other classes' in line]
-    assert 'WARNING' in line and line.endswith('; the new training gives its labels their new meaning')
+    assert 'WARNING' in line and line.endswith('; the new training uses the names of the data set')
     assert '(val)' in text
 
 
 @pytest.mark.parametrize('action', ['test', 'resume'])
 def test_refusal_can_be_switched_off(trained: Path, tmp_path: Path, action: str) -> None:
-    assert 'strict=False of ClassNamesHook lets it pass' in run(action, tmp_path, trained, OTHERS, strict=False)
+    assert 'accepted, since ClassNamesHook has strict=False' in run(action, tmp_path, trained, OTHERS, strict=False)
 
 
 def test_data_sets_within_wrappers(trained: Path, tmp_path: Path) -> None:

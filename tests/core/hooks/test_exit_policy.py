@@ -126,7 +126,7 @@ def test_samples_leave_where_replaying_says(tmp_path: Path) -> None:
     found = runner.test()
     exit_S, _ = ExitPolicy.load(path).replay(logits_ESK)
     assert np.bincount(exit_S).tolist() == [2, 2, 2, 1]
-    assert [found[f'dynamic/exit{k + 1}_share'] for k in range(4)] == pytest.approx([2 / 7, 2 / 7, 2 / 7, 1 / 7])
+    assert [found[f'dynamic/exit{k + 1}_fraction'] for k in range(4)] == pytest.approx([2 / 7, 2 / 7, 2 / 7, 1 / 7])
     right_S = logits_ESK[exit_S, np.arange(NUM_IMAGES)].argmax(1) == np.arange(NUM_IMAGES) % 5
     assert found['dynamic/top1'] == pytest.approx(right_S.mean())
     assert [found[f'dynamic/exit{k + 1}_top1'] for k in range(4)] == pytest.approx([right_S[exit_S == k].mean() for k in range(4)])

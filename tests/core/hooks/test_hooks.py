@@ -100,7 +100,7 @@ def test_checking_less_often(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match=r'weights are not finite at epoch 1, iteration 3, .*: weight\..*clip_5\.mp4'):
         _runner(tmp_path, Model(float('nan')), custom_hooks=seldom, experiment_name='saving').train()
     assert sorted(path.name for path in (tmp_path / 'work').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
-    with pytest.raises(ValueError, match='interval=0: check every 1 or more iterations'):
+    with pytest.raises(ValueError, match='interval=0: pass 1 to check every iteration'):
         hooks.NonFiniteLossHook(interval=0)
 
 

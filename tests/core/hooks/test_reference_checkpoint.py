@@ -173,9 +173,9 @@ def test_the_rest_of_a_detector_starts_as_it_is(
 
 
 def test_the_rest_of_a_detector_is_not_tested_at_random(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r'published\.pth .*2 tensors of TinyModel.*\(head\).*tested at random\. Train the model'):
+    with pytest.raises(CheckpointError, match=r'published\.pth .*2 tensors of TinyModel.*\(head\).*random in the test\. Train the model'):
         make_runner(tmp_path, detector(), file, custom_hooks=[HOOK]).test()
-    with pytest.raises(CheckpointError, match='tested at random'):
+    with pytest.raises(CheckpointError, match='random in the test'):
         make_runner(tmp_path / 'val', detector(), file, custom_hooks=[HOOK]).val()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +16,6 @@ from tool_runs import bits, close_workers, finish, free_port, start
 from dynperceiver.hooks import ResumableRandomnessHook, resumable_randomness
 
 HOOK = dict(type='dynperceiver.ResumableRandomnessHook')
-KILLED_AT = 6  # the second iteration of epoch 2
-SCRIPT = Path(tiny_training.__file__)
 
 
 def train(work_dir: Path, *hooks: dict[str, Any], **changes: Any) -> Watch:
@@ -43,17 +40,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watch]:
 
 
 @pytest.fixture(scope='module')
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same in a process of its own, killed in the middle of epoch 2."""
-    folder = tmp_path_factory.mktemp('killed')
-    finish(start([SCRIPT, folder, '--kill-at', str(KILLED_AT)]), code=-signal.SIGKILL)
-    assert sorted(path.name for path in folder.glob('*.pth')) == ['epoch_1.pth']
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the same training ``killed`` in the middle of epoch 2, and one by ``two`` processes; see ``tiny_training.py``."""
+    folder = tmp_path_factory.mktemp('processes')
+    (folder / 'two').mkdir()
+    finish(start([tiny_training.__file__, folder, free_port()]))
+    assert sorted(path.name for path in (folder / 'killed').glob('*.pth')) == ['epoch_1.pth']
     return folder
 
 
-def test_resumed_training_repeats_the_uninterrupted_one_bit_for_bit(whole: tuple[Path, Watch], killed: Path, tmp_path: Path) -> None:
+def test_resumed_training_repeats_the_uninterrupted_one_bit_for_bit(whole: tuple[Path, Watch], processes: Path, tmp_path: Path) -> None:
     """Samples, losses, weights, their averages, and what the optimizer and the schedules remember."""
-    shutil.copytree(killed, tmp_path / 'resumed')
+    shutil.copytree(processes / 'killed', tmp_path / 'resumed')
     resumed = train(tmp_path / 'resumed', HOOK, resume=True)
     folder, watch = whole
     assert len(set(watch.losses.values())) == 3 * STEPS_PER_EPOCH
@@ -102,15 +100,10 @@ def test_number_of_workers_does_not_matter(whole: tuple[Path, Watch], tmp_path: 
     assert (alone.losses, alone.looks) == (whole[1].losses, whole[1].looks)
 
 
-@pytest.fixture(scope='module')
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What two processes of one training have seen, with ``--diff-rank-seed``, and what they ended with."""
-    folder = tmp_path_factory.mktemp('ranks')
-    place = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), WORLD_SIZE='2')
-    processes = [start([SCRIPT, folder], RANK=rank, LOCAL_RANK=rank, **place) for rank in '01']
-    for process in processes:
-        finish(process)
-    return [torch.load(folder / f'{rank}.pth', weights_only=True) for rank in (0, 1)]
+@pytest.fixture
+def ranks(processes: Path) -> list[dict[str, Any]]:
+    """What the two processes have seen, with ``--diff-rank-seed``, and what they ended with."""
+    return [torch.load(processes / 'two' / f'{rank}.pth', weights_only=True) for rank in (0, 1)]
 
 
 def test_processes_share_the_samples_out_anew_in_every_epoch(ranks: list[dict[str, Any]]) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import ConcatDataset
 from tiny_loading import TinyModel, make_runner
 from tiny_texts import TinyTextDataset, make_texts
 
 from dynperceiver.checkpoint import CheckpointError
-from dynperceiver.data import HeldOutPartMixin
-from dynperceiver.data import split_records
+from dynperceiver.data import HeldOutPartMixin, split_records
+from dynperceiver.hooks import SplitRecordHook
+from dynperceiver.launch import build_runner
 
 HOOK = {'type': 'dynperceiver.SplitRecordHook'}
 PART = dict(part='train', holdout=0.25)
@@ -51,6 +53,13 @@ def test_checkpoints_keep_what_their_part_depends_on(tmp_path: Path) -> None:
     assert train(tmp_path / 'b', texts(tmp_path / 'data'))['split_records'] == []
     both = ConcatDataset([texts(tmp_path / 'data', **PART), texts(tmp_path / 'data'), texts(tmp_path / 'data', 8, **PART, split_seed=3)])
     assert [(entry['split_seed'], entry['num_samples']) for entry in split_records(both)] == [(0, 16), (3, 8)]
+
+
+@pytest.mark.parametrize('hooks', [[], [HOOK]])
+def test_the_tools_have_the_hook_once_whatever_the_config_says(tmp_path: Path, hooks: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = make_runner(tmp_path / 'a', TinyModel(), None, texts(tmp_path / 'data', **PART), custom_hooks=hooks)
+    monkeypatch.setattr('dynperceiver.launch.runner.Runner.from_cfg', lambda cfg: runner)
+    assert sum(isinstance(hook, SplitRecordHook) for hook in build_runner(Config({})).hooks) == 1
 
 
 def test_a_training_is_resumed_on_the_same_part(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_checkpoint_of_a_dynperceiver_is_refused(name: str, tmp_path: Path) ->
     with pytest.raises(ValueError, match='the checkpoint is of another variant than the model: ') as caught:
         load_checkpoint(_wrapped(trunk), _saved(tmp_path / 'whole.pth', narrow_model(name)), map_location='cpu')
     assert 'not in the model: latent_branch.latent' in str(caught.value)
-    assert 'Remedy: use the config that the checkpoint was trained with' in str(caught.value)
+    assert '; use the config that the checkpoint was trained with' in str(caught.value)
     assert all(torch.equal(value, before[key]) for key, value in trunk.state_dict().items())
 
 

@@ -1,115 +1,21 @@
-"""Exit policies: scores, decisions, and files."""
+"""Exit policies: what they decide, and what they refuse."""
 
 from __future__ import annotations
 
-import ast
-import json
+import copy
 import math
-import re
-import sys
-import tracemalloc
-from pathlib import Path
+import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from inference_scores import network_logits
 
-from dynperceiver.calibration.temperature import TEMPERATURES as FITTED
-from dynperceiver_runtime.policy import exit_policy as policies
-from dynperceiver_runtime.policy.exit_policy import (
-    NEVER,
-    SCORES,
-    TIE_TOLERANCE,
-    ExitPolicy,
-    PolicyError,
-    PolicyRecord,
-    fingerprint_of_arrays,
-)
-from dynperceiver_runtime.policy.scores import TEMPERATURE_LIMITS, score_samples
+from dynperceiver_runtime.policy import NEVER, SCORES, ExitPolicy, PolicyRecord, log_odds, to_log_odds
+from dynperceiver_runtime.policy.exit_policy import TIE_TOLERANCE
 
 POLICY = ExitPolicy((0.5, 0.6, 0.7))
-SERVED = ('scores', 'policy_files', 'policies', 'held_out', 'thresholds', 'temperature', 'budget', 'risk_control', 'calibration')
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return np.asarray(powers / powers.sum(-1, keepdims=True))
-
-
-def _plain_score(score: str, logits_SK: np.ndarray) -> np.ndarray:
-    probs_SK = np.sort(_softmax(logits_SK), axis=1)
-    if score == 'confidence':
-        return np.asarray(probs_SK[:, -1])
-    if score == 'margin':
-        return np.asarray(probs_SK[:, -1] - (probs_SK[:, -2] if probs_SK.shape[1] > 1 else 0))
-    if probs_SK.shape[1] == 1:
-        return np.ones(len(probs_SK))
-    return np.asarray(1 + (probs_SK * np.log(np.maximum(probs_SK, 1e-300))).sum(1) / math.log(probs_SK.shape[1]))
-
-
-@pytest.mark.parametrize('num_classes', [1, 2, 10, 1000])
-@pytest.mark.parametrize('score', SCORES)
-def test_scores(score: str, num_classes: int) -> None:
-    logits_SK = (3 * np.random.default_rng(0).standard_normal((600, num_classes))).astype(np.float32)
-    logits_SK[0] = 0  # uniform
-    logits_SK[1] = np.where(np.arange(num_classes) == 0, 1e30, -3e38)  # sure, and too far apart for float32
-    policy = ExitPolicy((0.5,), score, (1.0, 2.0))
-    for exit_index, temperature in enumerate((1.0, 2.0)):
-        score_S = policy.score_of(exit_index, logits_SK)
-        assert score_S.dtype == np.float32
-        assert ((score_S >= 0) & (score_S <= 1)).all()
-        np.testing.assert_allclose(score_S, _plain_score(score, logits_SK / temperature), atol=3e-6)
-        assert score_S[1] == 1
-    assert {'confidence': 1 / num_classes, 'margin': 0.0, 'entropy': 0.0}[score] == pytest.approx(score_S[0], abs=2e-6) or num_classes == 1
-
-
-@pytest.mark.parametrize('score', SCORES)
-def test_a_score_does_not_depend_on_the_batch(score: str) -> None:
-    logits_SK = network_logits(700, 1000)[0][0]
-    policy = ExitPolicy((0.5,), score)
-    together_S = policy.score_of(0, logits_SK)
-    np.testing.assert_array_equal(together_S, np.concatenate([policy.score_of(0, logits_SK[i : i + 1]) for i in range(700)]))
-    np.testing.assert_array_equal(together_S, policy.score_of(0, np.asfortranarray(logits_SK)))
-    np.testing.assert_array_equal(together_S, policy.score_of(0, logits_SK.astype(np.float64)))
-
-
-def test_scores_of_many_samples_take_little_memory() -> None:
-    logits_SK = np.zeros((20_000, 500), np.float32)
-    tracemalloc.start()
-    try:
-        POLICY.score_of(0, logits_SK)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < logits_SK.nbytes / 8
-
-
-@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite(value: float) -> None:
-    logits_SK = np.zeros((500, 1000), np.float32)
-    logits_SK[[300, 450], 7] = value
-    match = r'exit 2: the logits of 2 of 500 samples are not finite \(the first is sample 300\).*input of these samples.*have diverged'
-    with pytest.raises(ValueError, match=match):
-        POLICY.score_of(1, logits_SK)
-    with pytest.raises(ValueError, match='the first is sample 1300'):
-        POLICY.score_of(1, logits_SK, np.arange(1000, 1500))
-
-
-def test_temperatures_are_blamed_where_they_are_at_fault() -> None:
-    logits_SK = np.zeros((2, 3), np.float32)
-    with pytest.raises(ValueError, match=r'temperature 1e-300 of exit 3: temperatures are numbers from 0\.001 to 1000'):
-        score_samples(logits_SK, temperature=1e-300, exit_index=2)
-    low, high = TEMPERATURE_LIMITS
-    assert low < min(FITTED) and max(FITTED) < high
-    for score in SCORES:
-        far_SK = np.array([[1e30, -3e38, 0], [0, 1, 2]], np.float32)
-        for temperature in TEMPERATURE_LIMITS:
-            assert ((scores := ExitPolicy((0.5,), score, temperature).score_of(0, far_SK)) >= 0).all() and scores[0] == 1
-
-
-def test_large_finite_logits_are_fine() -> None:
-    assert POLICY.score_of(0, np.full((2, 4), 3e38, np.float32)).tolist() == [0.25, 0.25]  # their sum is not finite
 
 
 def test_leaves() -> None:
@@ -122,8 +28,109 @@ def test_leaves() -> None:
     assert ends.leaves(2, np.ones(2)).all()
     with pytest.raises(ValueError, match=r'exit 1: 1 of 2 scores are not finite \(the first is that of sample 1\).*score_of'):
         POLICY.leaves(0, np.array([0.5, np.nan]))
+    for wrong in (1.5, -0.1, 40.0):
+        with pytest.raises(ValueError, match=r'exit 1: 1 of 2 scores are not from 0 to 1 \(the first is that of sample 1\)'):
+            POLICY.leaves(0, np.array([0.5, wrong]))
     with pytest.raises(ValueError, match=r'exit_index=4: the policy has 4 exits; pass 0 to 3'):
         POLICY.leaves(4, scores)
+
+
+def _two_classes(probabilities: Any) -> np.ndarray:
+    """Float64 logits of two classes, of which the first has such probabilities."""
+    odds_S = to_log_odds(probabilities)
+    return np.stack([odds_S, np.zeros_like(odds_S)], 1)
+
+
+def test_a_threshold_that_people_write_has_a_small_tolerance() -> None:
+    """It is 0.000005 in probability; close to 1, where that would be much, it is little in log-odds."""
+    for threshold in (0.6, 0.75, 0.9, 0.99):
+        policy = ExitPolicy((threshold,))
+        leaves_S, _ = policy.decide(0, _two_classes(threshold + np.array([-6e-6, -1e-7, 0, 1e-3])))
+        assert leaves_S.tolist() == [False, True, True, True]
+        low = to_log_odds(threshold) - policy.decision_thresholds[0]
+        assert 0 < low < 1e-4 and low * threshold * (1 - threshold) < TIE_TOLERANCE * 1.02
+    sure_SK = _two_classes(1 - np.array([1e-5, 4e-6, 1e-7, 2e-8, 1e-12]))
+    assert ExitPolicy((1.0,)).decide(0, sure_SK)[0].tolist() == [False, False, False, True, True], 'what float32 rounds to 1'
+    assert ExitPolicy((1.0,), scale='probability').decide(0, sure_SK)[0].tolist() == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.5, 4.0])
+@pytest.mark.parametrize('sharpness', [1e-3, 1.0, 30.0])
+@pytest.mark.parametrize('score', SCORES)
+def test_a_sample_whose_score_is_the_threshold_leaves_with_any_rounding(score: str, sharpness: float, temperature: float) -> None:
+    """Another batch size or engine gives logits that differ by rounding, relative to the logits; of sharp ones, those with a score of 1."""
+    rng = np.random.default_rng(0)
+    logits_SK = (sharpness * network_logits(300)[0][0]).astype(np.float32)
+    score_S = ExitPolicy((0.5,), score, temperature).score_of(0, logits_SK)
+    samples = np.flatnonzero(score_S == 1) if sharpness == 30 else range(0, 300, 3)
+    assert len(samples) > 5
+    for sample in samples:
+        policy = ExitPolicy((float(score_S[sample]),), score, temperature)
+        assert policy.decide(0, logits_SK[[sample]])[0].all() and policy.leaves(0, score_S[[sample]]).all()
+        noise_SK = rng.uniform(-4e-7, 4e-7, (20, 10)) * np.abs(logits_SK[sample]).max()
+        assert policy.decide(0, (logits_SK[sample] + noise_SK).astype(np.float32))[0].all()
+
+
+def test_log_odds_tell_apart_what_thresholds_do_not() -> None:
+    logits_SK = _two_classes([0.5, 0.9]).astype(np.float32)
+    logits_SK = np.concatenate([logits_SK, [[18, 0], [19, 0], [40, 0], [41, 0], [400, 0]]])
+    policy = ExitPolicy((1.0,), log_odds=(40.0,))
+    leaves_S, score_S = policy.decide(0, logits_SK)
+    assert score_S.tolist()[2:] == [1] * 5
+    assert leaves_S.tolist() == [False, False, False, False, True, True, True]
+    assert policy.replay(np.stack([logits_SK] * 2))[0].tolist() == [1, 1, 1, 1, 0, 0, 0]
+    assert policy.decision_thresholds == policy.log_odds == (40.0,)
+    np.testing.assert_array_equal(policy.decision_scores(0, logits_SK), log_odds(logits_SK))
+    assert policy.threshold_in_words(0) == '1-4e-18'
+    assert ExitPolicy((0.71234, NEVER, 1.0)).threshold_in_words(0) == '0.7123'
+    assert [ExitPolicy((0.5, NEVER, 1.0)).threshold_in_words(k) for k in (1, 2)] == ['never', '1.0000']
+
+
+def test_ends_of_decision_thresholds() -> None:
+    policy = ExitPolicy((0.0, 1 + 1e-9, NEVER, 1.0))
+    assert policy.decision_thresholds[:3] == (-math.inf, math.inf, math.inf) and math.isfinite(policy.decision_thresholds[3])
+    given = ExitPolicy((0.0, NEVER), log_odds=(-math.inf, math.inf))
+    assert given.decide(0, np.zeros((2, 3)))[0].all() and not given.decide(1, np.array([[3e38, 0, 0]]))[0].any()
+    assert given.decide(1, np.zeros((2, 3)), is_last=True)[0].all() and given.decide(2, np.zeros((2, 3)))[0].all()
+    one_class = np.zeros((2, 1))
+    assert ExitPolicy((1.0,)).decide(0, one_class)[0].all() and not ExitPolicy((NEVER,)).decide(0, one_class)[0].any()
+    assert ExitPolicy((0.0,), 'margin').decide(0, np.zeros((1, 3)))[0].all(), 'a margin of 0'
+
+
+@pytest.mark.parametrize(
+    ('thresholds', 'values', 'message'),
+    [
+        ((0.5, 0.5), (0.0, 1.0), r'log_odds 1 of exit 2 .* threshold 0\.5, which are -2\.0\d+e-05 to 1\.\d+e-07; pass log_odds=None'),
+        ((0.5,), (-1e-4,), 'log_odds -0.0001 of exit 1'),
+        ((1.0,), (10.0,), 'log_odds 10 of exit 1 are not those of its threshold 1, which are 17.3'),
+        ((0.99,), (40.0,), 'log_odds 40 of exit 1'),
+        ((0.5,), (math.inf,), 'log_odds inf of exit 1'),
+        ((0.5,), (-math.inf,), 'log_odds -inf of exit 1'),
+        ((NEVER,), (50.0,), 'log_odds 50 of exit 1'),
+        ((0.0,), (0.0,), 'log_odds 0 of exit 1'),
+        ((0.5,), (math.nan,), 'log_odds nan of exit 1'),
+        ((0.5,), (0.0, 0.0), '2 log_odds do not go with 1 thresholds; pass log_odds=None to decide by the thresholds alone'),
+        ((0.5,), 'x', 'is no sequence of numbers; pass log_odds=None'),
+    ],
+)
+def test_log_odds_belong_to_the_thresholds(thresholds: Any, values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExitPolicy(thresholds, log_odds=values)
+
+
+def test_a_changed_policy_does_not_keep_its_old_log_odds() -> None:
+    solved = ExitPolicy((0.5, 1.0), log_odds=(-1e-5, 30.0))
+    assert replace(solved, record=PolicyRecord()).log_odds == solved.log_odds
+    with pytest.raises(ValueError, match=r'log_odds -1e-05 of exit 1 are not those of its threshold 0.7.*pass log_odds=None'):
+        replace(solved, thresholds=(0.7, 1.0))
+    assert replace(solved, thresholds=(0.7, 1.0), log_odds=None) == ExitPolicy((0.7, 1.0))
+    assert replace(ExitPolicy((0.5,)), thresholds=(0.6,)).decision_thresholds == ExitPolicy((0.6,)).decision_thresholds
+    with pytest.raises(ValueError, match=r"log_odds=.* do not go with scale='probability'"):
+        replace(solved, scale='probability')
+    with pytest.raises(ValueError, match="scale='logits' is unknown; choose one of log_odds, probability"):
+        ExitPolicy((0.5,), scale='logits')
+    for same in (copy.deepcopy(solved), pickle.loads(pickle.dumps(solved))):
+        assert same == solved and same.decision_thresholds == solved.decision_thresholds and hash(same) == hash(solved)
 
 
 @pytest.mark.parametrize('last_exit', [None, 0, 2, 3])
@@ -199,158 +206,3 @@ def test_policy_keeps_tuples_of_floats() -> None:
     assert policy.num_exits == 3
     assert policy == ExitPolicy(list(policy.thresholds), temperature=[2, 2, 2])  # type: ignore[arg-type]
     assert hash(policy) == hash(ExitPolicy(policy.thresholds, temperature=2, record=PolicyRecord(num_samples=3)))
-
-
-def _recorded() -> ExitPolicy:
-    record = PolicyRecord(
-        'sha256:a', 'sha256:b', 300, {'exit_fractions': (0.1, np.float32(0.2))}, (0.1, 1 / 3, 0.5, 1), np.array([1, 2, 3, 4.5]), 'Rüdiger',
-        {'accuracy': 0.1 + 0.2, 'exit_fractions': np.array([0.5, 0.5])},
-    )  # fmt: skip
-    return ExitPolicy((1 / 3, 0.1 + 0.2, NEVER), 'margin', (1, math.pi, 0.1 + 0.2, 1e3), record)
-
-
-def test_files_are_exact(tmp_path: Path) -> None:
-    for policy in (_recorded(), POLICY):
-        policy.save(tmp_path / 'policy.json')
-        assert ExitPolicy.load(tmp_path / 'policy.json') == policy
-        assert [path.name for path in tmp_path.iterdir()] == ['policy.json']
-    content = json.loads((tmp_path / 'policy.json').read_text())
-    assert (content['format'], content['version'], content['record']) == ('dynperceiver exit policy', 1, None)
-
-
-def test_a_failing_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / 'policy.json'
-    POLICY.save(path)
-    monkeypatch.setattr(policies.os, 'fsync', lambda _: (_ for _ in ()).throw(OSError('disk full')))
-    message = rf'^policy {re.escape(str(path))} cannot be written \(disk full\); choose the name of a file in a folder that you may'
-    with pytest.raises(PolicyError, match=message) as caught:
-        _recorded().save(path)
-    assert '.tmp' not in str(caught.value)
-    assert ExitPolicy.load(path) == POLICY
-    assert [entry.name for entry in tmp_path.iterdir()] == ['policy.json']
-    with pytest.raises(FileNotFoundError, match=r'the folder .* is missing; create it first'):
-        POLICY.save(tmp_path / 'none' / 'policy.json')
-
-
-def test_a_policy_that_cannot_be_written_is_named_by_its_users_name(tmp_path: Path) -> None:
-    (tmp_path / 'folder').mkdir()
-    for name, reason in (('folder', 'Is a directory'), ('x' * 300, 'File name too long')):
-        with pytest.raises(PolicyError, match=rf'^policy .*{name} cannot be written \({reason}\)') as caught:
-            POLICY.save(tmp_path / name)
-        assert f'.{name}.' not in str(caught.value)
-    assert [entry.name for entry in tmp_path.iterdir()] == ['folder']
-
-
-def _edited(**changes: Any) -> str:
-    content = {'format': 'dynperceiver exit policy', 'version': 1, 'score': 'margin', 'thresholds': [0.5], 'temperature': [1, 1]}
-    content = {**content, 'record': None, **changes}
-    return json.dumps({name: value for name, value in content.items() if value != 'DROPPED'})
-
-
-RECORD = {name: None for name in ('checkpoint', 'calibration_set', 'num_samples', 'cost_gflops', 'cost_ms', 'machine')}
-RECORD = {**RECORD, 'solved_for': {}, 'expected': {}}
-
-
-@pytest.mark.parametrize(
-    ('text', 'message'),
-    [
-        ('{', 'is not the JSON of a policy'),
-        ('[1]', 'is no policy: "format" must be'),
-        (_edited(format='x'), 'is no policy: "format" must be'),
-        (_edited(version=2), 'a policy of version 2, and this package reads version 1'),
-        (_edited(version=True), 'a policy of version True'),
-        (_edited(thresholds=[float('inf')]), 'it holds Infinity, which is no number of JSON'),
-        (_edited(thresholds=[float('nan')]), 'it holds NaN'),
-        (_edited(thresholds=[0.5]).replace('0.5', '1e999'), r'threshold inf of exit 1'),
-        (_edited(thresholds=[10**400]), 'thresholds has a whole number of more than 308 digits'),
-        (_edited(temperature=[1, 10**400]), 'temperature has a whole number of more than 308 digits'),
-        (_edited(temperature=[1, 1e-300]), 'temperature 1e-300 of exit 2: temperatures are numbers from 0.001'),
-        (_edited(record={**RECORD, 'cost_ms': [1, 10**400]}), 'record of the policy has cost_ms of more than 308 digits'),
-        (_edited(record={**RECORD, 'expected': {'accuracy': -(10**400)}}), r"has expected\['accuracy'\] of more than 308 digits"),
-        (_edited(thresholds=['0.5']), 'a list of numbers belongs'),
-        (_edited(thresholds=[True]), 'a list of numbers belongs'),
-        (_edited(temperature=1), 'a list of numbers belongs'),
-        (_edited(score=1), 'a name belongs'),
-        (_edited(score='y'), "score='y' is unknown"),
-        (_edited(score='DROPPED', more=1), 'fields: score missing; more unknown. Rule: exactly format, version, score'),
-        (_edited(record=1), '"record" is 1, where an object or null belongs'),
-        (_edited(record={**RECORD, 'x': 1}), 'fields of the record: x unknown'),
-        (_edited(record={**RECORD, 'checkpoint': 1}), 'checkpoint=1, where a string or null belongs'),
-        (_edited(record={**RECORD, 'num_samples': 1.5}), 'num_samples=1.5, where a whole number or null belongs'),
-        (_edited(record={**RECORD, 'cost_ms': [1, 'x']}), 'where a list of numbers or null belongs'),
-        (_edited(record={**RECORD, 'expected': []}), 'where an object with names belongs'),
-        (_edited(record={**RECORD, 'cost_ms': [1, 2, 3]}), '3 cost_ms for 2 exits'),
-    ],
-)
-def test_files_that_are_no_policies(text: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / 'policy.json'
-    path.write_text(_edited(record=RECORD))
-    ExitPolicy.load(path)
-    path.write_text(text)
-    with pytest.raises(PolicyError, match=message) as error:
-        ExitPolicy.load(path)
-    assert str(path) in str(error.value)
-    assert 'tools/calibrate.py' in str(error.value)
-
-
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match=r'none\.json is missing; check the path, or make it with tools/calibrate\.py'):
-        ExitPolicy.load(tmp_path / 'none.json')
-    with pytest.raises(PolicyError, match='cannot be read'):
-        ExitPolicy.load(tmp_path)
-    (tmp_path / 'x').write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(PolicyError, match='is not the JSON of a policy'):
-        ExitPolicy.load(tmp_path / 'x')
-
-
-def test_a_record_takes_plain_values_alone() -> None:
-    with pytest.raises(PolicyError, match=r"expected\['accuracy'\]=nan; record finite numbers alone"):
-        PolicyRecord(expected={'accuracy': math.nan})
-    with pytest.raises(PolicyError, match=r"solved_for\['x'\] of type object, which JSON has not"):
-        PolicyRecord(solved_for={'x': object()})
-
-
-def test_a_policy_belongs_to_its_weights(tmp_path: Path) -> None:
-    path = tmp_path / 'policy.json'
-    _recorded().save(path)
-    assert ExitPolicy.load(path, checkpoint='sha256:a') == _recorded()
-    with pytest.raises(PolicyError, match=r'policy\.json: .*weights sha256:a, and the checkpoint has sha256:c.*tools/calibrate\.py'):
-        ExitPolicy.load(path, checkpoint='sha256:c')
-    with pytest.raises(PolicyError, match=r'and model\.pth has sha256:c'):
-        _recorded().check_checkpoint('sha256:c', source='model.pth')
-    POLICY.check_checkpoint('sha256:c')
-    ExitPolicy((0.5,), record=PolicyRecord()).check_checkpoint('sha256:c')
-
-
-def test_fingerprints() -> None:
-    items = {'a': np.arange(6.0, dtype=np.float32).reshape(2, 3), 'b': np.zeros(0, np.int64), 'c': np.float64(3)}
-    original = fingerprint_of_arrays(items.items())
-    assert original.startswith('sha256:')
-    assert len(original) == 71
-    a = items['a']
-    same = [('b', items['b']), ('c', items['c']), ('a', np.asfortranarray(a))]
-    assert fingerprint_of_arrays(same) == original
-    assert fingerprint_of_arrays({**items, 'a': a.astype('>f4')}.items()) == original
-    for change in (a.reshape(3, 2), a.astype(np.float64), a.view(np.int32), a + np.float32([[0, 0, 0], [0, 0, 1e-6]]), -a):
-        assert fingerprint_of_arrays({**items, 'a': change}.items()) != original
-    assert fingerprint_of_arrays([('x', a)]) != fingerprint_of_arrays([('y', a)])
-    with pytest.raises(ValueError, match="'x' comes twice"):
-        fingerprint_of_arrays([('x', a), ('x', a)])
-    with pytest.raises(ValueError, match='0 arrays have no fingerprint'):
-        fingerprint_of_arrays([])
-    with pytest.raises(ValueError, match='Python objects'):
-        fingerprint_of_arrays([('x', np.array([None]))])
-
-
-@pytest.mark.parametrize('name', SERVED)
-def test_a_serving_machine_needs_numpy_alone(name: str) -> None:
-    """Absolute imports are numpy's and the standard library's, relative ones stay among these modules."""
-    tree = ast.parse((Path(policies.__file__).parent / f'{name}.py').read_text(encoding='utf-8'))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            assert {alias.name.split('.')[0] for alias in node.names} <= {'numpy', *sys.stdlib_module_names}
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            assert node.level == 1
-            assert node.module in SERVED
-        elif isinstance(node, ast.ImportFrom):
-            assert str(node.module).split('.')[0] in {'numpy', *sys.stdlib_module_names}

@@ -1,7 +1,7 @@
 """Serves early-exit networks: exit policies, engines, and a runner that stops computing for samples that have left. NumPy only."""
 
 from .engines import Engine, EngineError, OnnxRuntimeEngine
-from .errors import ExistingFileError, FileError, MissingFileError, MissingPackageError, UserError
+from .errors import ExistingFileError, FileError, MissingFileError, MissingPackageError, UsageError, UserError
 from .policy import ExitPolicy, PolicyError, PolicyRecord
 from .results import RunResult, StreamResult, gather
 from .runner import DynamicRunner
@@ -20,6 +20,7 @@ __all__ = [
     'PolicyRecord',
     'RunResult',
     'StreamResult',
+    'UsageError',
     'UserError',
     '__version__',
     'gather',

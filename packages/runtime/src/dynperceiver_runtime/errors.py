@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ['ExistingFileError', 'FileError', 'MissingFileError', 'MissingPackageError', 'UserError']
+__all__ = ['ExistingFileError', 'FileError', 'MissingFileError', 'MissingPackageError', 'UsageError', 'UserError']
 
 
 class UserError(ValueError):
@@ -23,6 +23,10 @@ class MissingFileError(FileError, FileNotFoundError):
 
 class ExistingFileError(FileError, FileExistsError):
     """A file or folder that is in the way of one that is to be written."""
+
+
+class UsageError(UserError):
+    """Something that was asked for and cannot be done so: a command line, or a setting of a config."""
 
 
 class MissingPackageError(UserError, ImportError):

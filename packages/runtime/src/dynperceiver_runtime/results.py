@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .errors import UserError
+
 __all__ = ['RunResult', 'StreamResult', 'gather']
 
 
@@ -20,7 +22,7 @@ class RunResult:
 
     Attributes:
         logits: Logits of the exit where each sample left, shape (S, K).
-        exit_index: That exit, 0 to 3, shape (S,).
+        exit_index: Index of that exit, from 0 (exit 1 has index 0), shape (S,).
         confidence: The policy's score there (for ``score='confidence'`` the largest softmax probability), shape (S,).
     """
 
@@ -50,11 +52,11 @@ def gather(results: Iterable[StreamResult]) -> RunResult:
         NumPy arrays, whatever the engine.
 
     Raises:
-        ValueError: If there are none.
+        UserError: If there are none.
     """
     parts = [tuple(map(np.asarray, (part.sample_index, part.logits, part.exit_index, part.confidence))) for part in results]
     if not parts:
-        raise ValueError('the stream had no samples; check the data set')
+        raise UserError('the stream had no samples; check the data set')
     index_S, *arrays = (np.concatenate(column) for column in zip(*parts, strict=True))
     order_S = np.argsort(index_S)
     return RunResult(*(array[order_S] for array in arrays))

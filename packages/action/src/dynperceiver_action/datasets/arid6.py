@@ -7,6 +7,7 @@ import os.path as osp
 from typing import Any
 
 from dynperceiver_runtime import UserError
+from dynperceiver_runtime.files import reading
 
 from ..registry import DATASETS
 from .datasets import VideoDataset
@@ -41,7 +42,7 @@ class Arid6Dataset(VideoDataset):
     def load_data_list(self) -> list[dict[str, Any]]:
         """Read the rows of the split."""
         self._require_data()
-        with open(self.ann_file, newline='', encoding='utf-8') as file:
+        with reading(self.ann_file, 'annotation file'), open(self.ann_file, newline='', encoding='utf-8') as file:
             reader = csv.DictReader(file)
             lacking = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
             if lacking:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os.path as osp
+import re
+from collections.abc import Callable
 from typing import Any
 
 from mmaction.datasets import RawframeDataset as _RawframeDataset
 from mmaction.datasets import VideoDataset as _VideoDataset
+from mmengine.fileio import list_from_file
 
-from dynperceiver.data import BadSampleMixin, Fault, HeldOutPartMixin, Reason, jpeg_looks_cut
+from dynperceiver.data import BadSampleMixin, DatasetError, Fault, HeldOutPartMixin, Reason, jpeg_looks_cut
 
 from ..registry import DATASETS
 from .diagnosis import diagnose_frame, diagnose_raw_frames, diagnose_video, quick_look, unique_ints
@@ -33,6 +36,22 @@ class VideoDataset(_SplitByLabel, BadSampleMixin, _VideoDataset):
     :class:`~dynperceiver.data.HeldOutPartMixin` (``part``, ``holdout``, ``split_seed``, ``group_pattern``). Videos at URLs are left to the
     pipeline alone.
     """
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Load the annotations.
+
+        Raises:
+            MissingFileError: If the annotation file or a data folder is missing.
+            DatasetError: If a line of the annotation file is none.
+        """
+        self._require_data()
+        labels = 'one or more class numbers' if self.multi_class else 'a class number'
+        rule = f'the path of a video and {labels}, with {self.delimiter!r} between them'
+        _check_lines(self.ann_file, lambda line: self._is_right(line.split(self.delimiter)), rule)
+        return super().load_data_list()
+
+    def _is_right(self, parts: list[str]) -> bool:
+        return (self.multi_class or len(parts) <= 2) and _are_numbers(parts[1:])
 
     def sample_path(self, info: dict[str, Any]) -> str:
         """Return the video's path; without an extension it means an mp4 file, as in mmaction2's transforms."""
@@ -62,6 +81,22 @@ class RawframeDataset(_SplitByLabel, BadSampleMixin, _RawframeDataset):
     :class:`~dynperceiver.data.HeldOutPartMixin` (``part``, ``holdout``, ``split_seed``, ``group_pattern``). Clips of one folder of frames
     (``with_offset=True``) are a group without a pattern, too. Frames at URLs are left to the pipeline alone.
     """
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Load the annotations.
+
+        Raises:
+            MissingFileError: If the annotation file or a data folder is missing.
+            DatasetError: If a line of the annotation file is none.
+        """
+        self._require_data()
+        rule = f'a folder of frames, {"its first frame, " * self.with_offset}the number of its frames and its class number'
+        _check_lines(self.ann_file, lambda line: self._is_right(line.split()), f'{rule}, with blanks between them')
+        return super().load_data_list()
+
+    def _is_right(self, parts: list[str]) -> bool:
+        num_numbers = 1 + self.with_offset
+        return len(parts) > num_numbers and (self.multi_class or len(parts) <= num_numbers + 2) and _are_numbers(parts[1:])
 
     def sample_path(self, info: dict[str, Any]) -> str:
         """Return the folder of the frames."""
@@ -100,3 +135,16 @@ class RawframeDataset(_SplitByLabel, BadSampleMixin, _RawframeDataset):
         numbers = unique_ints(info['frame_inds']) if 'frame_inds' in info else []
         names = [info['filename_tmpl'].format(*axis, number + info.get('offset', 0)) for number in numbers for axis in axes]
         return [osp.join(info['frame_dir'], name) for name in names]
+
+
+def _are_numbers(parts: list[str]) -> bool:
+    return all(re.fullmatch(r'-?\d+', part) for part in parts)
+
+
+def _check_lines(ann_file: str, is_right: Callable[[str], bool], rule: str) -> None:
+    """Check the lines that mmaction2 would stumble over without saying which one it is."""
+    lines = list_from_file(ann_file)
+    wrong = [number for number, line in enumerate(lines, 1) if not is_right(line.strip())]
+    if wrong:
+        more = f' ({len(wrong)} such lines)' if len(wrong) > 1 else ''
+        raise DatasetError(f'{ann_file}, line {wrong[0]}: {lines[wrong[0] - 1].strip()!r} must be {rule}{more}; correct the file')

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmaction.models.recognizers.base import BaseRecognizer
 from mmaction.structures import ActionDataSample
@@ -16,6 +17,7 @@ from torch import Tensor
 from dynperceiver.inference import DynamicRunner
 from dynperceiver.losses import batch_accuracies
 from dynperceiver_runtime import UserError
+from dynperceiver_runtime.views import average_logits, check_average_views
 
 from ..registry import MODELS
 
@@ -27,12 +29,12 @@ class EarlyExitRecognizer(BaseRecognizer):
     """Recognizer whose backbone is a Dyn-Perceiver with its four exits; there is no other head.
 
     A clip's frames run as images; every exit averages its logits over them (paper section 4.3). Where a video gives several views
-    (test crops, sampled clips), each exit's scores are averaged over the views.
+    (test crops, sampled clips), they are averaged at each exit.
 
     Args:
         backbone: Config of the network, ``type='dynperceiver.DynPerceiver'`` with ``num_frames`` set to the frames per clip.
         loss: Config of the loss over all exits.
-        average_views: ``'prob'`` averages softmax scores over views, ``'score'`` logits.
+        average_views: ``'prob'`` averages softmax probabilities over views, ``'score'`` logits.
         topk: Training accuracies to log per exit.
         train_cfg: Kept for mmaction2; unused.
         test_cfg: Kept for mmaction2; unused.
@@ -60,14 +62,12 @@ class EarlyExitRecognizer(BaseRecognizer):
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        if average_views not in ('prob', 'score'):
-            raise UserError(f"average_views={average_views!r}: choose 'prob' (mean of softmax scores) or 'score' (mean of logits)")
         if data_preprocessor is None:
             data_preprocessor = dict(type='mmaction.ActionDataPreprocessor')
         super().__init__(backbone, train_cfg=train_cfg, test_cfg=test_cfg, data_preprocessor=data_preprocessor)
         self.init_cfg = init_cfg
         self.loss_module = MODELS.build(loss or dict(type='dynperceiver.MultiExitLoss'))
-        self.average_views = average_views
+        self.average_views = check_average_views(average_views)
         self.topk = tuple(topk)
 
     def extract_feat(self, inputs: Tensor, stage: str = 'head', **kwargs: Any) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
@@ -126,24 +126,25 @@ class EarlyExitRecognizer(BaseRecognizer):
 
         Returns:
             The data samples with ``exit_scores`` (E, K), and for mmaction2's tools ``pred_score`` (K,) and ``pred_label`` of the last
-            exit. With :attr:`dynamic_runner` the last two are of the exit where the video left, all its views together on their mean
-            logits, whatever ``average_views``: ``pred_score`` is the softmax of these. The exit is in ``exit_index`` (0 to 3), the
+            exit: probabilities where ``average_views='prob'``, otherwise logits. With :attr:`dynamic_runner` the last two are of the
+            exit where the video left, all its views together. That exit's index is in ``exit_index`` (from 0: exit 1 has index 0), the
             policy's score there in ``exit_confidence``, and there are no ``exit_scores``.
 
         Raises:
             UserError: If the frames of a video are no whole number of clips.
         """
-        result = None
+        views = self._num_views(inputs)
         if self.dynamic_runner is None:
-            logits, _ = self.extract_feat(inputs)
+            result, (logits, _) = None, self.extract_feat(inputs)
+            logits_ENVK = torch.stack(logits).detach().float().cpu().unflatten(1, (-1, views)).numpy()
+            averaged = np.stack([average_logits(logits_NVK, self.average_views) for logits_NVK in logits_ENVK], 1)
         else:
-            self.dynamic_runner.views = self._num_views(inputs)
-            result = self.dynamic_runner(inputs.flatten(0, 1))
-            logits = (torch.as_tensor(result.logits),)
-        scores_NVEK = torch.stack(logits, 1).unflatten(0, (len(data_samples), -1))
-        if self.average_views == 'prob' or result is not None:
-            scores_NVEK = scores_NVEK.softmax(-1)
-        for number, (sample, scores_EK) in enumerate(zip(data_samples, scores_NVEK.mean(1), strict=True)):
+            result = self.dynamic_runner(inputs.flatten(0, 1), views=views)
+            averaged = np.asarray(result.logits)[:, None]
+        scores_NEK = torch.from_numpy(averaged)
+        if self.average_views == 'prob':
+            scores_NEK = scores_NEK.softmax(-1)
+        for number, (sample, scores_EK) in enumerate(zip(data_samples, scores_NEK, strict=True)):
             sample.set_pred_score(scores_EK[-1])
             sample.set_pred_label(scores_EK[-1].argmax(0, keepdim=True))
             if result is None:

@@ -67,7 +67,7 @@ class ArchiveDataset(ImageDataset):
 
     def __init__(self, *args: Any, split: str = 'train', **kwargs: Any) -> None:
         if kwargs.get('group_pattern') is not None:
-            raise ValueError(
+            raise UserError(
                 f'group_pattern={kwargs["group_pattern"]!r} needs paths, and images of an archive have none; leave it out. Groups of an '
                 'npz file for PackedImages stand in its array SPLIT_group.'
             )

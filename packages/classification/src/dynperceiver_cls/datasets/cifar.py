@@ -11,6 +11,7 @@ import numpy as np
 
 from dynperceiver.data import in_words
 from dynperceiver_runtime import UserError
+from dynperceiver_runtime.files import reading
 
 from ..registry import DATASETS
 from .archives import Archive, ArchiveDataset
@@ -53,7 +54,7 @@ def load_batch(path: str) -> dict[str, Any]:
     Raises:
         UserError: If the file is cut off, or has something else in it.
     """
-    with open(path, 'rb') as file:
+    with reading(path), open(path, 'rb') as file:
         try:
             content = _DataOnly(file, encoding='bytes').load()
         except Exception as error:  # a broken pickle raises errors of many types

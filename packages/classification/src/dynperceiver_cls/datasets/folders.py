@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 
 from dynperceiver.data import in_words
 from dynperceiver_runtime import UserError
+from dynperceiver_runtime.files import reading
 
 from ..registry import DATASETS
 from .base import ImageDataset
@@ -26,7 +27,7 @@ def list_folders(root: str) -> list[str]:
     Args:
         root: The folder.
     """
-    with os.scandir(root) as entries:
+    with reading(root, 'folder'), os.scandir(root) as entries:
         return sorted(entry.name for entry in entries if not entry.name.startswith('.') and entry.is_dir())
 
 
@@ -44,7 +45,8 @@ def find_images(folder: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> li
     """
     endings, paths, waiting = tuple(extensions), [], [folder]
     while waiting:
-        with os.scandir(waiting.pop()) as entries:
+        place = waiting.pop()
+        with reading(place, 'folder'), os.scandir(place) as entries:
             for entry in entries:
                 name = entry.name
                 if name.startswith('.'):

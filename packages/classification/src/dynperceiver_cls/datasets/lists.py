@@ -11,6 +11,7 @@ from typing import Any
 
 from dynperceiver.data import in_words
 from dynperceiver_runtime import MissingFileError, UserError
+from dynperceiver_runtime.files import reading
 
 from ..registry import DATASETS
 from .base import ImageDataset
@@ -59,7 +60,7 @@ def read_name_label_list(path: str) -> list[tuple[str, int]]:
         UserError: If a line is something else, or there is none.
     """
     try:
-        with open(path, encoding='utf-8') as file:
+        with reading(path, 'list of images'), open(path, encoding='utf-8') as file:
             lines = file.readlines()
     except UnicodeDecodeError as error:
         raise UserError(f'{path} is no UTF-8 text ({error}); save it as UTF-8.') from error
@@ -111,7 +112,7 @@ class CSVImages(ImageDataset):
         **kwargs: Any,
     ) -> None:
         if group_column is not None and kwargs.get('group_pattern') is not None:
-            raise ValueError(
+            raise UserError(
                 f'group_column={group_column!r} and group_pattern={kwargs["group_pattern"]!r} both say what the groups are; leave one out.'
             )
         self.path_column = path_column
@@ -157,7 +158,7 @@ class CSVImages(ImageDataset):
 
     def _rows(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Place and columns of every line."""
-        with open(self.ann_file, encoding='utf-8-sig', newline='') as file:
+        with reading(self.ann_file, 'list of images'), open(self.ann_file, encoding='utf-8-sig', newline='') as file:
             reader = csv.reader(file, delimiter=self.delimiter, strict=True)
             try:
                 header = [name.strip() for name in next(reader, [])]

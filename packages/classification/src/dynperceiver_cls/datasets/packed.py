@@ -58,13 +58,13 @@ class PackedFile(Archive):
 
     def _group_names(self, groups: np.ndarray) -> list[str]:
         if groups.dtype.kind not in 'iuU' or groups.shape != (len(self.labels),):
-            raise ValueError(
+            raise UserError(
                 f'{self.path}: {self.split}_group must be a whole number or a name per image, and there are {len(self.labels)} images, but '
                 f'it is {_describe(groups)}; make the file again.'
             )
         names = [str(group).strip() for group in groups.tolist()]
         if '' in names:
-            raise ValueError(
+            raise UserError(
                 f'{self.path}: {self.split}_group has no name for {names.count("")} of {len(names)} images, for example image '
                 f'{names.index("")}; name a group for each, or make the file without this array.'
             )

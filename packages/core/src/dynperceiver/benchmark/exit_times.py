@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dynperceiver_runtime import DynamicRunner as EngineRunner
+from dynperceiver_runtime import UserError
 
 from ..calibration.held_out_logits import batch_images
 from ..deployment.runner import DynamicRunner
@@ -32,10 +33,10 @@ def measure_exit_ms(runner: EngineRunner, images: Any, num_samples: int, rounds:
         max_seconds: Stop after so many seconds, but not before three rounds.
 
     Raises:
-        ValueError: If there are no samples.
+        UserError: If there are no samples.
     """
     if num_samples < 1:
-        raise ValueError(f'num_samples={num_samples}: time a batch of 1 or more samples')
+        raise UserError(f'num_samples={num_samples}: time a batch of 1 or more samples')
     calls = {str(exit_index): partial(runner, images, max_exit=exit_index) for exit_index in range(runner.served.num_exits)}
     table = time_calls(calls, rounds, max_seconds=max_seconds)
     median_E = np.array([row.median_ms for row in table.rows()]) / num_samples

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynperceiver_runtime import FileError, UserError
+
 __all__ = ['PeakMemory', 'measure_peak_memory']
 
 MIB = 1024  # of the KiB that Linux counts in
@@ -64,12 +66,12 @@ def measure_peak_memory(make: Callable[..., Callable[[], object]], *args: Any, n
         num_calls: Calls; memory that the first one leaves behind counts for the next.
 
     Raises:
-        ValueError: If there are no calls.
-        OSError: If this system does not count so.
+        UserError: If there are no calls.
+        FileError: If this system does not count so.
     """
     if num_calls < 1:
-        raise ValueError(f'num_calls={num_calls}: pass 1 or more')
+        raise UserError(f'num_calls={num_calls}: pass 1 or more')
     if not os.access('/proc/self/clear_refs', os.W_OK):
-        raise OSError('peak memory is read from /proc/self/clear_refs, which this system has not; measure on Linux')
+        raise FileError('peak memory is read from /proc/self/clear_refs, which this system has not; measure on Linux')
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as executor:
         return executor.submit(_peak_in_this_process, make, args, num_calls).result()

@@ -6,11 +6,7 @@ Shape suffixes: S samples, E exits.
 from __future__ import annotations
 
 import copy
-import io
-import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -18,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
 from dynperceiver_runtime.engines.sessions import make_session
 from dynperceiver_runtime.policy.exit_policy import NEVER, ExitPolicy
 from dynperceiver_runtime.policy.scores import LARGEST_LOG_ODDS
@@ -61,7 +58,7 @@ class ScriptedPolicy(ExitPolicy):
         object.__setattr__(self, 'exit_index_S', np.asarray(exit_index_S))
 
     def decision_scores(self, exit_index: int, logits_SK: np.ndarray, sample_S: np.ndarray | None = None) -> np.ndarray:
-        """As sure as can be for who leaves at the exit or before, otherwise as unsure; the samples of a stream take turns with the script."""
+        """As sure as can be for who leaves at the exit or before, otherwise as unsure; samples of a stream take turns with the script."""
         count = len(super().decision_scores(exit_index, logits_SK, sample_S))
         script_S: np.ndarray = self.__dict__['exit_index_S']
         samples_S = np.arange(count) if sample_S is None else np.asarray(sample_S)
@@ -85,11 +82,11 @@ def fractions_of_policy(policy: ExitPolicy) -> tuple[float, ...]:
     """Fractions of the samples that a policy sent to each exit where it was made.
 
     Raises:
-        ValueError: If its record does not say.
+        UserError: If its record does not say.
     """
     fractions = None if policy.record is None else policy.record.expected.get('exit_fractions')
     if fractions is None:
-        raise ValueError(
+        raise UserError(
             'the policy does not record how many samples leave at each exit, on which its speed depends; make it with tools/calibrate.py, '
             'or give the fractions yourself'
         )
@@ -140,31 +137,11 @@ def _session_call(session: Any, images_BCHW: Tensor) -> Callable[[], np.ndarray]
 
 
 def _onnx_session(model: nn.Module, image_size: tuple[int, int], num_threads: int | None) -> Any:
-    folded = fold(model, image_size)
+    from ..deployment.export.graphs import export_module, graph_bytes  # needs onnx and onnxscript, without which everything else runs
+
     frames = getattr(model, 'num_frames', 1)
-    rows: Any = torch.export.Dim('batch') if frames == 1 else frames * torch.export.Dim('clips')
-    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'torch.export', 'onnxscript', 'onnx_ir')]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter('ignore')
-            program = torch.onnx.export(
-                folded,
-                (torch.zeros(2 * frames, 3, *image_size),),
-                dynamo=True,
-                dynamic_shapes=({0: rows},),
-                input_names=['images'],
-                opset_version=20,
-                optimize=True,
-                verbose=False,
-            )
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-    assert program is not None
-    return make_session(program.model_proto.SerializeToString(), num_threads or torch.get_num_threads())
+    graph = export_module(fold(model, image_size), [torch.zeros(2 * frames, 3, *image_size)], ['images'], None, frames)
+    return make_session(graph_bytes(graph), num_threads or torch.get_num_threads())
 
 
 def _mix_call(runner: DynamicRunner, images: Any, batch_size: int, fractions: Sequence[float]) -> tuple[Callable[[], None], int]:
@@ -301,9 +278,9 @@ def measure_speed(
     """
     for name in backends:
         if name not in ENGINES:
-            raise ValueError(f'backend {name!r} is unknown; choose among {", ".join(map(repr, ENGINES))}')
+            raise UserError(f'backend {name!r} is unknown; choose among {", ".join(map(repr, ENGINES))}')
     if not batch_sizes or min(batch_sizes) < 1:
-        raise ValueError(f'batch_sizes={tuple(batch_sizes)}: pass one or more, each of 1 or more samples')
+        raise UserError(f'batch_sizes={tuple(batch_sizes)}: pass one or more, each of 1 or more samples')
     trunk, num_exits = static_trunk_of(network), network.num_exits
     fractions = None if exit_fractions is None else check_fractions(exit_fractions, num_exits).astype(float)
     rows: list[dict[str, Any]] = []

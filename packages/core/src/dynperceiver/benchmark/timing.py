@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
+
 __all__ = [
     'Crossover',
     'Timing',
@@ -141,9 +143,9 @@ def time_calls(
         raise ValueError('there are no calls to time; pass one or more, by name')
     for name, value in {'rounds': rounds, 'round_ms': round_ms, 'warm_up': warm_up}.items():
         if not value > 0:
-            raise ValueError(f'{name}={value}: pass a number above 0')
+            raise UserError(f'{name}={value}: pass a number above 0')
     if max_seconds is not None and not max_seconds > 0:
-        raise ValueError(f'max_seconds={max_seconds}: pass a number above 0, or None for no limit')
+        raise UserError(f'max_seconds={max_seconds}: pass a number above 0, or None for no limit')
 
     def run(call: Callable[[], object], times: int) -> float:
         begin = clock()
@@ -191,7 +193,7 @@ def num_torch_threads(num_threads: int | None) -> Iterator[int]:
     import torch
 
     if num_threads is not None and num_threads < 1:
-        raise ValueError(f'num_threads={num_threads}: pass 1 or more, at most the cores of the machine')
+        raise UserError(f'num_threads={num_threads}: pass 1 or more, at most the cores of the machine')
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads or before)
     try:

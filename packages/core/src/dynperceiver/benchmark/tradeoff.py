@@ -66,7 +66,7 @@ def _measured_rows(
         samples.append(images_BCHW)
     network, backend = network_with_exits(model), costs['backend']
     options: dict[str, Any] = {'num_threads': torch.get_num_threads()} if backend == 'onnxruntime' else {}
-    runner = DynamicRunner(network, backend=backend, views=len(samples[0]) // network.num_frames, **options)
+    runner = DynamicRunner(model, backend=backend, views=len(samples[0]) // network.num_frames, **options)
     policies = [points.policies[number] for number in numbers]
     mean_ms_P, exit_index_PS = time_policies(runner, samples, policies)
     rows, lines = [], []
@@ -76,8 +76,8 @@ def _measured_rows(
         said_ms = float(fraction_E @ np.asarray(costs['cost_ms']))
         rows.append(
             TradeoffRow.of(
-                MEASURED, f'{number + 1} of {len(points.policies)}', float(fraction_E @ np.asarray(costs['cost_gflops'])), mean_ms, accuracy,
-                len(exit_S), exit_fractions=tuple(fraction_E.tolist()), thresholds=policy.thresholds,
+                MEASURED, f'{number + 1} of {len(points.policies)}', float(fraction_E @ np.asarray(costs['cost_gflops'])), mean_ms,
+                accuracy, len(exit_S), exit_fractions=tuple(fraction_E.tolist()), thresholds=policy.thresholds,
             )
         )  # fmt: skip
         lines.append(f'budget {number + 1}: {mean_ms:.3f} ms measured, {said_ms:.3f} ms by the exits ({mean_ms / said_ms:.2f})')
@@ -142,7 +142,9 @@ def measure_tradeoff(
     """
     network, form = network_with_exits(model), test.form
     if held_out.form != form:
-        raise UserError(f'held-out samples {tuple(held_out.form)} and test samples {tuple(form)} differ in height, width or views')
+        raise UserError(
+            f'held-out samples {tuple(held_out.form)} and test samples {tuple(form)} differ in height, width, views or their average'
+        )
     cost_gflops = form.cost_gflops(network)
     solved, judged = (HeldOutScores.from_logits(logits.logits_ESK, logits.labels_S, score) for logits in (held_out, test))
     by_gflops = tradeoff_points(solved, judged, cost_gflops, None, num_budgets)

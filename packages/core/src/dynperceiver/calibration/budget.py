@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy
 from dynperceiver_runtime.policy.exit_rule import first_exit, num_reached, num_reaching, reaches
 
@@ -38,7 +39,7 @@ class CostTable:
         machine: Where the milliseconds were taken, or ``None``.
 
     Raises:
-        ValueError: If there is neither, they are for different numbers of exits, one is not positive and finite, or they fall.
+        UserError: If there is neither, they are for different numbers of exits, one is not positive and finite, or they fall.
     """
 
     gflops: tuple[float, ...] | None = None
@@ -47,7 +48,7 @@ class CostTable:
 
     def __post_init__(self) -> None:
         if self.gflops is None and self.ms is None:
-            raise ValueError('CostTable has neither gflops nor ms; pass one of them, or both')
+            raise UserError('CostTable has neither gflops nor ms; pass one of them, or both')
         if self.gflops is not None:
             object.__setattr__(self, 'gflops', check_costs(self.gflops, name='gflops'))
         if self.ms is not None:
@@ -101,7 +102,7 @@ class BudgetSearch:
         costs: Cumulative cost per exit, in any unit.
 
     Raises:
-        ValueError: If the costs do not fit.
+        UserError: If the costs do not fit.
     """
 
     def __init__(self, held_out: HeldOutScores, costs: Sequence[float] | np.ndarray) -> None:
@@ -151,9 +152,9 @@ class BudgetSearch:
 
     def _check_budget(self, budget: float, unit: str) -> None:
         if not np.isfinite(budget):
-            raise ValueError(f'a budget of {budget}: budgets are finite; the full network costs {self.costs[-1]:.6g}{unit} per sample')
+            raise UserError(f'a budget of {budget}: budgets are finite; the full network costs {self.costs[-1]:.6g}{unit} per sample')
         if budget < self.costs[0]:
-            raise ValueError(
+            raise UserError(
                 f'a budget of {budget:.6g}{unit} is below the cost of exit 1, {self.costs[0]:.6g}{unit}, and every sample pays that. '
                 f'Take a budget from {self.costs[0]:.6g} to {self.costs[-1]:.6g}{unit} (the full network), or a smaller network'
             )
@@ -170,7 +171,7 @@ class BudgetSearch:
             The policy, and what it does on the held-out samples.
 
         Raises:
-            ValueError: If the budget is below the cost of exit 1.
+            UserError: If the budget is below the cost of exit 1.
         """
         self._check_budget(budget, unit)
         starts = [np.full(self.held_out.num_exits - 1, -np.inf)]  # all leave at exit 1
@@ -270,10 +271,10 @@ def tradeoff_curve(held_out: HeldOutScores, costs: Sequence[float] | np.ndarray,
         num_budgets: Number of budgets, evenly spaced.
 
     Raises:
-        ValueError: If the costs do not fit, or there are less than two budgets.
+        UserError: If the costs do not fit, or there are less than two budgets.
     """
     if num_budgets < 2:
-        raise ValueError(f'num_budgets={num_budgets}: a curve has 2 or more points; 33 is usual')
+        raise UserError(f'num_budgets={num_budgets}: a curve has 2 or more points; 33 is usual')
     search = BudgetSearch(held_out, costs)
     budgets = np.linspace(search.costs[0], search.costs[-1], num_budgets).tolist()
     return [TradeoffPoint(budget, *search.solve(budget)) for budget in budgets]

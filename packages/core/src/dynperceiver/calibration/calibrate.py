@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy, PolicyRecord
 
 from .budget import BudgetSearch, CostTable
@@ -27,7 +28,7 @@ GOALS = ('exit_fractions', 'budget_gflops', 'budget_ms', 'max_accuracy_drop')
 def _goal(**goals: Any) -> tuple[str, Any]:
     given = [name for name in GOALS if goals[name] is not None]
     if len(given) != 1:
-        raise ValueError(f'{len(given)} goals given{": " if given else ""}{", ".join(given)}; give exactly one of {", ".join(GOALS)}')
+        raise UserError(f'{len(given)} goals given{": " if given else ""}{", ".join(given)}; give exactly one of {", ".join(GOALS)}')
     return given[0], goals[given[0]]
 
 
@@ -35,7 +36,7 @@ def _costs_of(unit: str, table: CostTable | None) -> tuple[float, ...]:
     costs: tuple[float, ...] | None = None if table is None else getattr(table, unit)
     if costs is None:
         tools = {'gflops': 'count them with tools/get_flops.py', 'ms': 'measure them with tools/benchmark.py on the machine that serves'}
-        raise ValueError(f'budget_{unit} needs cost_{unit}, what a sample costs that leaves at each exit; {tools[unit]}')
+        raise UserError(f'budget_{unit} needs cost_{unit}, what a sample costs that leaves at each exit; {tools[unit]}')
     return costs
 
 
@@ -69,9 +70,9 @@ def calibrate(
         budget_gflops: Goal: the highest accuracy at a mean cost within so many GFLOPs. At the full network's cost or above, whoever would
             be answered as well earlier still leaves early: the most accurate policy is taken, and of equal ones the cheapest.
         budget_ms: Goal: the same in milliseconds.
-        max_accuracy_drop: Goal: the lowest cost at a loss of at most this fraction of the samples on future ones (0.01 is one point), promised
-            with ``confidence_level``; see :func:`~dynperceiver.calibration.risk_control.control_risk`. Needs no costs; without, every
-            segment counts alike. Where nothing can be promised, nobody leaves early.
+        max_accuracy_drop: Goal: the lowest cost at a loss of at most this fraction of the samples on future ones (0.01 is one point),
+            promised with ``confidence_level``; see :func:`~dynperceiver.calibration.risk_control.control_risk`. Needs no costs; without,
+            every segment counts alike. Where nothing can be promised, nobody leaves early.
         confidence_level: Probability of that promise.
         cost_gflops: Cumulative GFLOPs per exit.
         cost_ms: Cumulative milliseconds per exit.
@@ -86,7 +87,7 @@ def calibrate(
         The policy with a full record.
 
     Raises:
-        ValueError: If there is no or more than one goal, or cannot be reached, or needs costs that are missing; or an input does not fit.
+        UserError: If there is no or more than one goal, or cannot be reached, or needs costs that are missing; or an input does not fit.
     """
     goal, value = _goal(
         exit_fractions=exit_fractions, budget_gflops=budget_gflops, budget_ms=budget_ms, max_accuracy_drop=max_accuracy_drop
@@ -98,11 +99,11 @@ def calibrate(
         _costs_of(goal.removeprefix('budget_'), table)
     if isinstance(temperature, str):
         if temperature != 'fit':
-            raise ValueError(f"temperature={temperature!r}: pass a number, one number per exit, or 'fit'")
+            raise UserError(f"temperature={temperature!r}: pass a number, one number per exit, or 'fit'")
         temperature = _fitted(logits_ESK, labels_S, goal)
     held_out = HeldOutScores.from_logits(logits_ESK, labels_S, score, temperature)
     if table is not None and table.num_exits != held_out.num_exits:
-        raise ValueError(f'costs of {table.num_exits} exits do not go with logits of {held_out.num_exits}; pass one cost per exit')
+        raise UserError(f'costs of {table.num_exits} exits do not go with logits of {held_out.num_exits}; pass one cost per exit')
     policy = _solve(goal, value, held_out, table, confidence_level)
     record = PolicyRecord(
         checkpoint=checkpoint,

@@ -72,5 +72,5 @@ def solve_thresholds(
 
 
 def as_policy_thresholds(threshold_E: np.ndarray) -> tuple[float, ...]:
-    """Thresholds of :func:`solve_thresholds` on probabilities as a policy takes them: one per exit but the last, 0 for all, 2.0 for none."""
+    """Thresholds of :func:`solve_thresholds` on scores as a policy takes them: one per exit but the last, 0 for all and 2.0 for none."""
     return tuple(NEVER if threshold > 1 else max(float(threshold), 0.0) for threshold in threshold_E[:-1])

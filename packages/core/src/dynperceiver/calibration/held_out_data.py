@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from dynperceiver_runtime import UserError
+from dynperceiver_runtime import UsageError
 
 from ..data import SPLIT_SETTINGS, innermost_datasets, split_records
 
@@ -47,12 +47,12 @@ def check_held_out(
             checkpoint without any, whose config names no ``split_seed``, was trained on all but the last samples of every class.
 
     Raises:
-        UserError: If one was or is, or the data set repeats samples.
+        UsageError: If one was or is, or the data set repeats samples.
     """
     if len(dataset) != sum(map(len, innermost_datasets(dataset))):
-        raise UserError(
-            f'calibration_dataloader: {type(dataset).__name__} repeats or leaves out samples; a policy is solved on each sample once. '
-            'Remedy: take its inner data set'
+        raise UsageError(
+            f'calibration_dataloader: {type(dataset).__name__} repeats or leaves out samples; a policy is solved on each sample once; '
+            'take its inner data set'
         )
     held_out = sample_places(dataset)
     trained = None if trained_by is None else train_dataset_of_text(trained_by)
@@ -74,17 +74,17 @@ def held_out_data_fault(cfg: Config) -> str | None:
     settings = cfg.get('calibration_dataloader')
     if not settings:
         return (
-            'the config has no calibration_dataloader, the held-out data that policies are solved on. Remedy: add one, in the form of '
+            'the config has no calibration_dataloader, the held-out data that policies are solved on; add one, in the form of '
             f'test_dataloader, with data that neither train nor test, for images for example {EXAMPLE}'
         )
     sampler = settings.get('sampler') or {}
     if sampler.get('shuffle', bool(sampler)) or settings.get('drop_last'):
         return (
-            'calibration_dataloader shuffles its samples or drops the last ones; it must give each once, in a fixed order. Remedy: '
+            'calibration_dataloader shuffles its samples or drops the last ones; it must give each once, in a fixed order; set '
             "sampler=dict(type='mmengine.DefaultSampler', shuffle=False), and no drop_last"
         )
     if 'dataset' not in settings.dataset and not settings.dataset.get('datasets') and not settings.dataset.get('test_mode'):
-        return 'calibration_dataloader puts other samples in place of broken ones, as in training. Remedy: dataset=dict(test_mode=True)'
+        return 'calibration_dataloader puts other samples in place of broken ones, as in training; set dataset=dict(test_mode=True)'
     return None
 
 
@@ -95,7 +95,7 @@ def sample_places(dataset: Any) -> dict[str, str]:
         dataset: A data set, or a wrapper around some.
 
     Raises:
-        UserError: If its samples name no file.
+        UsageError: If its samples name no file.
     """
     return {place: name for place, name, _ in _samples(dataset)}
 
@@ -159,7 +159,7 @@ def _samples(dataset: Any) -> Iterator[tuple[str, str, Any]]:
             info = inner.get_data_info(index)
             key = next((key for key in NAMES if key in info), None)
             if key is None:
-                raise UserError(
+                raise UsageError(
                     f'{type(inner).__name__}: its samples have none of {", ".join(NAMES)}, by which held-out samples are told from others'
                 )
             path, label = str(info[key]), info.get('gt_label', info.get('label'))
@@ -265,7 +265,7 @@ def _check_apart(held_out: Mapping[str, str], split: str, others: Mapping[str, s
         fact, why = 'were trained on', 'on samples that it has learned the network is surer than on others'
     else:
         fact, why = 'are tested on', 'a test on samples that the policy was fitted to says nothing'
-    raise UserError(
-        f'calibration_dataloader: {len(common)} of its {len(held_out)} samples {fact}, for example {common[0]}. Rule: policies are solved '
-        f'on other samples than those of training and test; {why}. Remedy: {remedy}'
+    raise UsageError(
+        f'calibration_dataloader: {len(common)} of its {len(held_out)} samples {fact}, for example {common[0]}. Policies must be solved '
+        f'on other samples than those of training and test; {why}. To put it right, {remedy}'
     )

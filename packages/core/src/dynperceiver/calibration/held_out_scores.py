@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy, fingerprint_of_arrays
 from dynperceiver_runtime.policy.exit_rule import first_exit, reaches
 from dynperceiver_runtime.policy.scores import check_score, log_odds, to_probability
@@ -71,13 +72,13 @@ class HeldOutScores:
         if wrong_ES.any():
             exit_index, sample = np.argwhere(wrong_ES)[0]
             raise ValueError(
-                f'score {score_ES[exit_index, sample]} of sample {sample} at exit {exit_index + 1}; scores are numbers from 0 to 1, pass those '
-                'that score_of of a policy gives, or make them from logits with HeldOutScores.from_logits'
+                f'score {score_ES[exit_index, sample]} of sample {sample} at exit {exit_index + 1}; scores are numbers from 0 to 1: pass '
+                'those that score_of of a policy gives, or make them from logits with HeldOutScores.from_logits'
             )
         log_odds_ES = log_odds_of_scores(score_ES) if self.log_odds_ES is None else np.asarray(self.log_odds_ES, np.float64)
         if log_odds_ES.shape != score_ES.shape or not np.isfinite(log_odds_ES).all():
             raise ValueError(
-                f'log_odds_ES of shape {log_odds_ES.shape} for scores of shape {score_ES.shape}: pass as many finite numbers as scores, or None'
+                f'log_odds_ES of shape {log_odds_ES.shape} for scores of shape {score_ES.shape}: pass as many finite numbers, or None'
             )
         if np.abs(to_probability(log_odds_ES) - score_ES).max() > AGREEMENT:
             raise ValueError('log_odds_ES are not those of score_ES; pass log_odds_ES=None where only the scores are known')
@@ -123,8 +124,9 @@ class HeldOutScores:
 
     def exact_policy(self, log_odds: Sequence[float] | np.ndarray) -> ExitPolicy:
         """The policy that decides by exactly these log-odds, one per exit but the last; see :meth:`solved_policy` for those of samples."""
-        threshold_J = np.where(np.isposinf(log_odds), NEVER, to_probability(log_odds))
-        return ExitPolicy(tuple(threshold_J.tolist()), self.score, self.temperature, log_odds=tuple(map(float, log_odds)))
+        log_odds_J = np.asarray(log_odds, np.float64)
+        threshold_J = np.where(np.isposinf(log_odds_J), NEVER, to_probability(log_odds_J))
+        return ExitPolicy(tuple(threshold_J.tolist()), self.score, self.temperature, log_odds=tuple(log_odds_J.tolist()))
 
     def solved_policy(self, log_odds: Sequence[float] | np.ndarray) -> ExitPolicy:
         """The policy under which the same samples leave as reach these log-odds.
@@ -181,25 +183,25 @@ def check_logits_and_labels(logits_ESK: np.ndarray | Sequence[np.ndarray], label
     """The logits per exit, and the labels as int64.
 
     Raises:
-        ValueError: If there are less than two exits or no samples, shapes do not fit, or a label is no class number.
+        UserError: If there are less than two exits or no samples, shapes do not fit, or a label is no class number.
     """
     logits, labels_S = [np.asarray(logits_SK) for logits_SK in logits_ESK], np.asarray(labels_S)
     if len(logits) < 2 or any(logits_SK.ndim != 2 or logits_SK.shape != logits[0].shape for logits_SK in logits):
-        raise ValueError(
+        raise UserError(
             f'logits of the shapes {", ".join(str(logits_SK.shape) for logits_SK in logits)} do not belong together; pass 2 or more exits, '
             'each of shape (samples, classes)'
         )
     num_samples, num_classes = logits[0].shape
     if num_samples == 0 or num_classes == 0:
-        raise ValueError(f'{num_samples} held-out samples of {num_classes} classes; pass 1 or more samples, of 1 or more classes')
+        raise UserError(f'{num_samples} held-out samples of {num_classes} classes; pass 1 or more samples, of 1 or more classes')
     if labels_S.shape != (num_samples,) or labels_S.dtype.kind not in 'iu':
-        raise ValueError(
+        raise UserError(
             f'{labels_S.dtype} labels of shape {labels_S.shape} do not go with {num_samples} samples; pass one whole number per sample'
         )
     wrong_S = (labels_S < 0) | (labels_S >= num_classes)
     if wrong_S.any():
         first = int(wrong_S.argmax())
-        raise ValueError(
+        raise UserError(
             f'label {labels_S[first]} of sample {first}: class numbers run from 0 to {num_classes - 1} ({int(wrong_S.sum())} of '
             f'{num_samples} labels are outside); pass the labels of this data set; where they count from 1, subtract 1'
         )
@@ -220,11 +222,11 @@ def check_costs(costs: Sequence[float] | np.ndarray, num_exits: int | None = Non
     cost_E = np.asarray(costs, np.float64)
     if cost_E.ndim != 1 or len(cost_E) < 2 or (num_exits is not None and len(cost_E) != num_exits):
         rule = '2 or more' if num_exits is None else f'{num_exits}'
-        raise ValueError(f'{name}={costs!r}: pass {rule} numbers, the cost of a sample that leaves at the exit, per exit')
+        raise UserError(f'{name}={costs!r}: pass {rule} numbers, the cost of a sample that leaves at the exit, per exit')
     if not (np.isfinite(cost_E) & (cost_E > 0)).all():
-        raise ValueError(f'{name}={tuple(cost_E.tolist())}: costs are finite numbers above 0')
+        raise UserError(f'{name}={tuple(cost_E.tolist())}: costs are finite numbers above 0')
     if (np.diff(cost_E) < 0).any():
-        raise ValueError(
+        raise UserError(
             f'{name}={tuple(cost_E.tolist())} fall at exit {int((np.diff(cost_E) < 0).argmax()) + 2}; pass cumulative costs: what a sample '
             'costs in all that leaves at the exit'
         )
@@ -235,14 +237,16 @@ def check_fractions(fractions: Sequence[float] | np.ndarray, num_exits: int) -> 
     """Exit fractions as float32, checked.
 
     Raises:
-        ValueError: If there are not as many as exits, one is negative, or their sum is not 1 (within 1e-3).
+        UserError: If there are not as many as exits, one is negative, or their sum is not 1 (within 1e-3).
     """
     fraction_E = np.asarray(fractions, np.float32)
     if fraction_E.shape != (num_exits,) or not np.isfinite(fraction_E).all() or (fraction_E < 0).any():
-        raise ValueError(f'exit_fractions={fractions!r}: pass {num_exits} numbers of 0 or more, the fraction of the samples to leave at each exit')
+        raise UserError(
+            f'exit_fractions={fractions!r}: pass {num_exits} numbers of 0 or more, the fraction of the samples to leave at each exit'
+        )
     total = float(fraction_E.sum(dtype=np.float64))
     if abs(total - 1) > FRACTION_TOLERANCE:
-        raise ValueError(f'exit_fractions={fractions!r} sum up to {total:.6g}; fractions of all samples sum up to 1: divide them by their sum')
+        raise UserError(f'exit_fractions={fractions!r} sum up to {total:.6g}; fractions sum up to 1: divide them by their sum')
     return fraction_E
 
 
@@ -279,7 +283,7 @@ def evaluate(
     if isinstance(policy_or_thresholds, ExitPolicy):
         policy = policy_or_thresholds
         if (policy.score, policy.temperatures) != (held_out.score, held_out.temperature):
-            raise ValueError(
+            raise UserError(
                 f'the policy decides by {policy.score} at temperature {policy.temperatures}, and the samples have {held_out.score} at '
                 f'{held_out.temperature}; make the scores with HeldOutScores.from_logits(..., score, temperature) of the policy'
             )
@@ -287,7 +291,7 @@ def evaluate(
     else:
         threshold_E = np.asarray(policy_or_thresholds, np.float64)
         if threshold_E.shape not in ((last,), (last + 1,)) or np.isnan(threshold_E).any():
-            raise ValueError(f'thresholds={policy_or_thresholds!r} do not go with {last + 1} exits; pass {last} or {last + 1} numbers')
+            raise UserError(f'thresholds={policy_or_thresholds!r} do not go with {last + 1} exits; pass {last} or {last + 1} numbers')
         exit_S = first_exit(held_out.decision_scores, [decision_threshold(threshold) for threshold in threshold_E.tolist()])
     return evaluate_exits(exit_S, held_out, cost_E)
 

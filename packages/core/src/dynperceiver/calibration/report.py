@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy
 
 from .exit_fractions import wanted_counts
@@ -38,11 +39,11 @@ def policy_table(policy: ExitPolicy, logits_ESK: np.ndarray | Sequence[np.ndarra
         labels_S: Their class numbers.
 
     Raises:
-        ValueError: If the policy has no record.
+        UserError: If the policy has no record.
     """
     record = policy.record
     if record is None:
-        raise ValueError('the policy has no record, and so no goal to report on; make it with calibrate')
+        raise UserError('the policy has no record, and so no goal to report on; make it with calibrate')
     exit_S, _ = policy.replay(logits_ESK)
     right_ES = np.stack([np.asarray(logits_SK).argmax(1) == labels_S for logits_SK in logits_ESK])
     units = [(unit, costs) for unit, costs in (('GFLOPs', record.cost_gflops), ('ms', record.cost_ms)) if costs is not None]

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy
 from dynperceiver_runtime.policy.exit_rule import first_exit
 from dynperceiver_runtime.policy.scores import to_log_odds, to_probability
@@ -134,12 +135,13 @@ def control_risk(
         seed: Of the split of the samples.
 
     Raises:
-        ValueError: If a number is out of its range, or the costs do not fit.
+        UserError: If a number is out of its range.
+        ValueError: If the costs do not fit.
     """
     if not 0 < max_accuracy_drop < 1:
-        raise ValueError(f'max_accuracy_drop={max_accuracy_drop}: it is a fraction of the samples in (0, 1); 0.01 is one point of accuracy')
+        raise UserError(f'max_accuracy_drop={max_accuracy_drop}: it is a fraction of the samples in (0, 1); 0.01 is one point of accuracy')
     if not 0 < confidence_level < 1:
-        raise ValueError(f'confidence_level={confidence_level}: it is a probability in (0, 1); 0.9 is usual, and 1 cannot be had')
+        raise UserError(f'confidence_level={confidence_level}: it is a probability in (0, 1); 0.9 is usual, and 1 cannot be had')
     costs = check_costs(costs, held_out.num_exits)
     building_S, testing_S = split_samples(held_out.num_samples, seed)
     testing = held_out.select(testing_S)

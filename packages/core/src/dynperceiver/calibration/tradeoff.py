@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from dynperceiver_runtime import UserError
+from dynperceiver_runtime.files import make_folders, open_atomically
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy
 
 from .budget import tradeoff_curve
@@ -46,10 +48,10 @@ def wilson_interval(accuracy: float, num_samples: int, z: float = NORMAL_95) -> 
         z: Quantile of the normal distribution; default for 95 %.
 
     Raises:
-        ValueError: If it is no fraction, or there are no samples.
+        UserError: If it is no fraction, or there are no samples.
     """
     if not 0 <= accuracy <= 1 or num_samples < 1:
-        raise ValueError(f'accuracy={accuracy} on {num_samples} samples: pass a fraction from 0 to 1, taken on 1 or more samples')
+        raise UserError(f'accuracy={accuracy} on {num_samples} samples: pass a fraction from 0 to 1, taken on 1 or more samples')
     scale = 1 + z * z / num_samples
     middle = (accuracy + z * z / (2 * num_samples)) / scale
     half = z * math.sqrt(accuracy * (1 - accuracy) / num_samples + z * z / (4 * num_samples**2)) / scale
@@ -145,10 +147,10 @@ def tradeoff_points(
         The points; the policies are those of the last curve.
 
     Raises:
-        ValueError: If scores, exits or costs do not go together, or there are less than two budgets.
+        UserError: If scores, exits or costs do not go together, or there are less than two budgets.
     """
     if held_out.num_exits != test.num_exits or (held_out.score, held_out.temperature) != (test.score, test.temperature):
-        raise ValueError(
+        raise UserError(
             f'held-out samples with {held_out.score} of {held_out.num_exits} exits at temperature {held_out.temperature}, and test samples '
             f'with {test.score} of {test.num_exits} exits at {test.temperature}: take the same network and score for both'
         )
@@ -180,13 +182,10 @@ def tradeoff_points(
 
 def write_tradeoff_csv(rows: Sequence[TradeoffRow], path: str | os.PathLike[str]) -> None:
     """Write points as CSV, whole or not at all; fractions and thresholds are joined by blanks."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.partial-{path.name}')
-    with partial.open('w', newline='', encoding='utf-8') as file:
+    make_folders(Path(path).parent)
+    with open_atomically(path, 'w', what='table', newline='') as file:
         writer = csv.DictWriter(file, [entry.name for entry in fields(TradeoffRow)])
         writer.writeheader()
         for row in rows:
             cells = {name: ' '.join(map(repr, value)) if isinstance(value, tuple) else value for name, value in asdict(row).items()}
             writer.writerow(cells)
-    os.replace(partial, path)

@@ -59,7 +59,7 @@ def _convert(state_dict: Mapping[str, Tensor], to_reference: bool) -> dict[str, 
     strangers = [key for key, name in names.items() if name is None]
     if strangers and all(rename(key, rules, not to_reference) is not None for key in state_dict):
         side = "the authors'" if to_reference else 'ours'
-        raise UserError(f'all keys are {side} already, from {strangers[0]} to {strangers[-1]}; take the weights as they are')
+        raise UserError(f'all keys are {side} already, from {strangers[0]} to {strangers[-1]}; there is nothing to convert')
     if strangers:
         side = 'our' if to_reference else "the authors'"
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from dynperceiver_runtime import ExistingFileError, MissingFileError, UserError
+from dynperceiver_runtime import ExistingFileError, FileError, MissingFileError, UserError
+from dynperceiver_runtime.files import replacing
 
 from ..structures import PARTS
 from .convert import convert_from_reference, is_reference_state_dict, unwrap_checkpoint
@@ -34,7 +34,7 @@ def _beginning(path: str) -> bytes:
 
 
 def unreadable_checkpoint(path: str | Path, error: Exception) -> UserError:
-    """What to raise where reading a checkpoint failed: what is wrong with the file, without torch's advice to load anything from anywhere.
+    """The error to raise when a checkpoint cannot be read: it says what is wrong with the file, without torch's advice to load it unsafely.
 
     Args:
         path: The file, or a URL.
@@ -48,14 +48,14 @@ def unreadable_checkpoint(path: str | Path, error: Exception) -> UserError:
     foreign = re.search(r'Unsupported global: GLOBAL (\S+)', text)
     if foreign:
         return CheckpointError(
-            f'{path} cannot be read as a checkpoint (it holds Python objects of {foreign[1]}). Rule: weights and plain data only, since '
-            "loading objects can run code. Remedy: have the one who made the file save its weights alone: torch.save({'state_dict': "
-            'model.state_dict()}, path)'
+            f'{path} cannot be read as a checkpoint: it holds Python objects ({foreign[1]}), and only weights and plain data are read, '
+            'since loading objects can run code. Ask its author to save the weights alone: '
+            "torch.save({'state_dict': model.state_dict()}, path)"
         )
     if beginning.startswith((b'<!doctype', b'<html')):
-        reason = 'it is a web page, as a failed download leaves one'
+        reason = 'it is a web page, probably from a failed download'
     elif beginning.startswith(b'version https://git-lfs'):
-        reason = 'it is a pointer of Git LFS, not the file itself'
+        reason = 'it is a Git LFS pointer, not the file itself; fetch it with git lfs pull'
     else:
         text = text.rpartition('WeightsUnpickler error:')[2].partition('Check the documentation of torch.load')[0]
         text = text.partition('This is an internal miniz error')[0]
@@ -83,7 +83,7 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     except Exception as error:
         raise unreadable_checkpoint(path, error) from error
     if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f'{path} holds a {type(checkpoint).__name__}, no checkpoint; pass a file with a state dict')
+        raise CheckpointError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint; pass a file with a state dict')
     return dict(checkpoint)
 
 
@@ -106,8 +106,8 @@ def read_state_dict(path: str | Path, weights: str | None = None) -> dict[str, T
     marker = next((key for key in state_dict if 'feature_branch.stem.' in key), None)
     if marker is None:
         raise UserError(
-            f'{path} holds no Dyn-Perceiver: no key has feature_branch.stem. in it (its first key is {next(iter(state_dict))}); '
-            "pass one of our checkpoints or of the authors'"
+            f'{path} has no weights of a Dyn-Perceiver: no key contains feature_branch.stem. (the first one is {next(iter(state_dict))}); '
+            'pass a checkpoint of this project or of the authors'
         )
     prefix = marker.partition('feature_branch.stem.')[0]
     own = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
@@ -119,13 +119,12 @@ def save_state_dict(state_dict: Mapping[str, Tensor], path: str | Path, overwrit
 
     Raises:
         ExistingFileError: If the file exists and ``overwrite`` is off.
-        MissingFileError: If its folder is missing.
+        FileError: If it cannot be written, for example since its folder is missing.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
+    if Path(path).is_file() and not overwrite:
         raise ExistingFileError(f'{path} exists already; choose another name or pass --overwrite')
-    if not path.parent.is_dir():
-        raise MissingFileError(f'folder {path.parent} for {path.name} is missing; make it first')
-    partial = path.with_name(f'.{path.name}.partial')
-    torch.save({'state_dict': dict(state_dict)}, partial)
-    os.replace(partial, path)
+    with replacing(path, 'checkpoint') as partial:
+        try:
+            torch.save({'state_dict': dict(state_dict)}, partial)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise FileError(f'checkpoint {path} cannot be written ({" ".join(str(error).split())}); is there space left?') from error

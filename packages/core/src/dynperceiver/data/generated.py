@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dynperceiver_runtime import ExistingFileError, MissingPackageError
+from dynperceiver_runtime.files import REFUSALS, make_folders, write_json, writing
 
 __all__ = ['is_generated', 'load_digits', 'make_folder']
 
@@ -79,27 +80,28 @@ def make_folder(
 
     Raises:
         ExistingFileError: If the folder holds something that is not such a data set.
+        FileError: If it cannot be written, for example since the disk is full.
     """
     folder = Path(folder)
     if is_generated(folder, identity, list_files):
         return False
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExistingFileError(f'{folder} exists and is not a demo data set (no {MANIFEST} in it); choose another folder or remove it.')
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work_dir = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
-    try:
-        made = work_dir / 'new'
-        made.mkdir()
-        manifest = {**identity, **fill(made)}
-        (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
-        if folder.exists():
-            folder.rename(work_dir / 'old')
+    make_folders(folder.parent)
+    with writing(folder, 'data set', only=REFUSALS):
+        work_dir = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
         try:
-            made.rename(folder)
-        except OSError:
-            # Another process may have finished the same data set first.
-            if not is_generated(folder, identity, list_files):
-                raise
-    finally:
-        shutil.rmtree(work_dir, ignore_errors=True)
+            made = work_dir / 'new'
+            made.mkdir()
+            write_json(made / MANIFEST, {**identity, **fill(made)})
+            if folder.exists():
+                folder.rename(work_dir / 'old')
+            try:
+                made.rename(folder)
+            except OSError:
+                # Another process may have finished the same data set first.
+                if not is_generated(folder, identity, list_files):
+                    raise
+        finally:
+            shutil.rmtree(work_dir, ignore_errors=True)
     return True

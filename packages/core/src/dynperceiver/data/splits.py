@@ -206,8 +206,8 @@ class _Search:
         Raises:
             UserError: If no choice was found that leaves every class in both parts.
         """
-        for i, counts in enumerate(self.groups):
-            if self._change(i, missing=0) < 0 and all(self.held_out[c] + n < self.totals[c] for c, n in counts.items()):
+        for i in range(len(self.groups)):
+            if self._change(i, missing=0) < 0:
                 self._move(i)
         self._improve()
         self._repair()

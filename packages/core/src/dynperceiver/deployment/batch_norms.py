@@ -8,7 +8,7 @@ weights are nobody else's. Any other BatchNorm stays what it is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..models import Segment
 
-__all__ = ['fold_batch_norms']
+__all__ = ['NormPlace', 'Trace', 'fold_batch_norms']
 
 Layer = _ConvNd | nn.Linear
 NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
@@ -36,6 +37,21 @@ PLAIN_CONVOLUTIONS = tuple(kind._conv_forward for kind in (nn.Conv1d, nn.Conv2d,
 def _runs(module: nn.Module, forwards: tuple[Callable[..., Any], ...]) -> bool:
     """Whether a module runs one of these ``forward``; a subclass may have another, and so may a single module."""
     return type(module).forward in forwards and 'forward' not in vars(module)
+
+
+@dataclass(frozen=True)
+class NormPlace:
+    """Where a BatchNorm can be folded.
+
+    Attributes:
+        norm: Name of the norm in the network.
+        layer: Name of the convolution or Linear that takes it in.
+        is_after: Whether the norm follows the layer; otherwise the layer follows the norm.
+    """
+
+    norm: str
+    layer: str
+    is_after: bool
 
 
 @dataclass(eq=False)
@@ -55,33 +71,37 @@ class _Call:
     readers: list[_Call | None] = field(default_factory=list)
 
 
-class _Trace(TorchDispatchMode):
-    """Sees every operator that runs, and which module it runs in."""
+class Trace(TorchDispatchMode):
+    """Sees every operator that a network runs within this context, and which module it runs in.
+
+    Args:
+        network: A copy in evaluation mode, of which no module has hooks; it must run once.
+
+    Attributes:
+        epsilon: Rounding of the coarsest floating-point type that an operator computed in.
+    """
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.calls: dict[nn.Module, list[_Call]] = defaultdict(list)
-        self.weight_reads: dict[int, list[tuple[_Call | None, str]]] = defaultdict(list)
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.epsilon = 0.0
+        self._network = network
+        self._calls: dict[nn.Module, list[_Call]] = defaultdict(list)
         self._weights = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
+        self._weight_reads: dict[int, list[tuple[_Call | None, str]]] = defaultdict(list)
         self._made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._running: list[_Call] = []
-        self._network = network
+        self._hooks: list[RemovableHandle] = []
 
-    def run(self, images_BCHW: Tensor) -> _Trace:
-        """Run the network; it must be a copy, of which no module has hooks."""
-        handles = [
-            handle
-            for module in self._network.modules()
-            for handle in (module.register_forward_pre_hook(self._begin), module.register_forward_hook(self._end))
-        ]
-        try:
-            with torch.inference_mode(False), torch.no_grad(), self:
-                outputs = self._network(images_BCHW)
-            self._read(outputs, None)
-        finally:
-            for handle in handles:
-                handle.remove()
+    def __enter__(self) -> Trace:
+        for module in self._network.modules():
+            self._hooks += [module.register_forward_pre_hook(self._begin), module.register_forward_hook(self._end)]
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for hook in self._hooks:
+            hook.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         call = self._running[-1] if self._running else None
@@ -89,8 +109,12 @@ class _Trace(TorchDispatchMode):
             if isinstance(value, Tensor):
                 self._read(value, call)
                 if id(value) in self._weights:
-                    self.weight_reads[id(value)].append((call, func._schema.name))
-        return func(*args, **(kwargs or {}))
+                    self._weight_reads[id(value)].append((call, func._schema.name))
+        outputs = func(*args, **(kwargs or {}))
+        for value in tree_leaves(outputs):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                self.epsilon = max(self.epsilon, torch.finfo(value.dtype).eps)
+        return outputs
 
     def _read(self, value: Any, call: _Call | None) -> None:
         for tensor in tree_leaves(value):
@@ -101,7 +125,7 @@ class _Trace(TorchDispatchMode):
         call = _Call(module)
         if args and isinstance(args[0], Tensor):
             call.source = self._made.get(args[0])
-        self.calls[module].append(call)
+        self._calls[module].append(call)
         self._running.append(call)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -112,49 +136,73 @@ class _Trace(TorchDispatchMode):
         elif isinstance(module, Segment):
             logits_SK, state = output
             self._read((logits_SK, *vars(state).values()), None)
+        elif module is self._network:
+            self._read(output, None)
 
-    def only_call(self, module: nn.Module) -> _Call | None:
+    def _only_call(self, module: nn.Module) -> _Call | None:
         """The call of a module that ran once, and whose weights nothing else read."""
-        if len(self.calls[module]) != 1:
+        if len(self._calls[module]) != 1:
             return None
-        (call,) = self.calls[module]
+        (call,) = self._calls[module]
         tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        return call if all(reader is call for tensor in tensors for reader, _ in self.weight_reads[id(tensor)]) else None
+        return call if all(reader is call for tensor in tensors for reader, _ in self._weight_reads[id(tensor)]) else None
 
-    def layer_call(self, module: nn.Module) -> _Call | None:
+    def _layer_call(self, module: nn.Module) -> _Call | None:
         """The call of a convolution or Linear that computes with its weight and bias and nothing else."""
         weight = module._parameters.get('weight')
         if not isinstance(module, Layer) or not _runs(module, LAYER_FORWARDS) or weight is None or not weight.is_floating_point():
             return None
-        operators = [name for _, name in self.weight_reads[id(weight)]]
+        operators = [name for _, name in self._weight_reads[id(weight)]]
         if isinstance(module, _ConvNd) and not (len(operators) == 1 and 'conv' in operators[0]):
             return None
-        call = self.only_call(module)
+        call = self._only_call(module)
         return call if call is not None and call.rank == weight.dim() else None
 
+    def places(self) -> list[NormPlace]:
+        """The norms that can be folded into the layer before them or, failing that, into the one after them."""
+        names = {module: name for name, module in reversed(list(self._network.named_modules()))}
+        found = [(norm, self._place(norm)) for norm in self._calls if isinstance(norm, _BatchNorm)]
+        return [NormPlace(names[norm], names[place[0]], place[1]) for norm, place in found if place is not None]
 
-def fold_batch_norms(network: nn.Module, images_BCHW: Tensor) -> set[str]:
-    """Fold, in place, every BatchNorm that can be folded into the layer that stands before it, or into the one after it.
+    def _place(self, norm: _BatchNorm) -> tuple[nn.Module, bool] | None:
+        if not _runs(norm, NORM_FORWARDS) or norm.training or norm.running_mean is None or norm.running_var is None:
+            return None
+        call = self._only_call(norm)
+        if call is None:
+            return None
+        before = call.source
+        if before is not None and self._layer_call(before.module) is before and _all_are(before.readers, call):
+            return before.module, True
+        after = call.readers[0] if call.readers else None
+        if after is None or after.source is not call or not _all_are(call.readers, after) or self._layer_call(after.module) is not after:
+            return None
+        layer: Any = after.module
+        return None if layer.weight.dim() != call.rank or _pads_with_zeros(layer) else (layer, False)
+
+
+def fold_batch_norms(network: nn.Module, places: Iterable[NormPlace]) -> set[str]:
+    """Fold norms in place.
 
     Args:
-        network: A copy in evaluation mode, of which no module has hooks.
-        images_BCHW: Images to run it on; two samples or more, since a norm may need the statistics of a batch.
+        network: A copy in evaluation mode.
+        places: See :meth:`Trace.places`.
 
     Returns:
         Names of the layers whose outputs are others now: layers that do the work of a norm after them, and norms before their layers.
     """
-    trace = _Trace(network).run(images_BCHW)
-    # All places are found before any weight is changed, since weights are told apart by what read them.
-    places = {norm: place for norm in trace.calls if isinstance(norm, _BatchNorm) and (place := _find_place(norm, trace)) is not None}
-    changed = {layer if is_before else norm for norm, (layer, is_before) in places.items()}
-    names = {name for name, module in network.named_modules(remove_duplicate=False) if module in changed}
-    for norm, (layer, is_before) in places.items():
-        (_scale_outputs if is_before else _scale_inputs)(layer, *_scale_and_shift(norm))
+    norms: set[nn.Module] = set()
+    changed: set[str] = set()
+    for place in places:
+        norm, layer = network.get_submodule(place.norm), network.get_submodule(place.layer)
+        assert isinstance(norm, _BatchNorm)
+        (_scale_outputs if place.is_after else _scale_inputs)(layer, *_scale_and_shift(norm))
+        changed.add(place.layer if place.is_after else place.norm)
+        norms.add(norm)
     for parent in list(network.modules()):
         for name, child in parent._modules.items():
-            if child in places:
+            if child in norms:
                 parent._modules[name] = nn.Identity()
-    return names
+    return changed
 
 
 def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
@@ -164,25 +212,6 @@ def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
         scale_C = scale_C * norm.weight
     shift_C = -norm.running_mean * scale_C
     return scale_C, shift_C if norm.bias is None else shift_C + norm.bias
-
-
-def _find_place(norm: _BatchNorm, trace: _Trace) -> tuple[nn.Module, bool] | None:
-    """The layer that a norm can be folded into, and whether it stands before the norm; ``None`` where there is none."""
-    if not _runs(norm, NORM_FORWARDS) or norm.training or norm.running_mean is None or norm.running_var is None:
-        return None
-    call = trace.only_call(norm)
-    if call is None:
-        return None
-    before = call.source
-    if before is not None and trace.layer_call(before.module) is before and _all_are(before.readers, call):
-        return before.module, True
-    after = call.readers[0] if call.readers else None
-    if after is None or after.source is not call or not _all_are(call.readers, after):
-        return None
-    layer = after.module
-    if trace.layer_call(layer) is not after or layer.weight.dim() != call.rank or _pads_with_zeros(layer):  # type: ignore[operator]
-        return None
-    return layer, False
 
 
 def _all_are(readers: list[_Call | None], call: _Call) -> bool:

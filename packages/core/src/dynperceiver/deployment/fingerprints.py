@@ -17,11 +17,11 @@ def fingerprint_of_network(network: nn.Module) -> str:
     Args:
         network: The network as it was trained, not folded.
     """
-    return fingerprint_of_arrays(map(_array, network.state_dict().items()))
+    return fingerprint_of_arrays(_array(name, entry) for name, entry in network.state_dict().items() if isinstance(entry, Tensor))
 
 
-def _array(item: tuple[str, Tensor]) -> tuple[str, np.ndarray]:
-    name, tensor = item[0], item[1].detach().cpu()
+def _array(name: str, tensor: Tensor) -> tuple[str, np.ndarray]:
+    tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:  # NumPy has no such type
         return f'{name}:bfloat16', tensor.view(torch.int16).numpy()
     return name, tensor.numpy()

@@ -10,7 +10,9 @@ Shape suffixes: B rows, C channels, H/W feature size, N query tokens, M key/valu
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,7 @@ from ..layers import (
 )
 from ..layers.copies import computes_weights
 from ..models import DynPerceiver
-from .batch_norms import fold_batch_norms
+from .batch_norms import NormPlace, Trace, fold_batch_norms
 
 __all__ = [
     'FoldedCrossAttention',
@@ -37,8 +39,9 @@ __all__ = [
     'FoldedSelfAttention',
     'add_linear',
     'attend',
+    'computing',
     'fold',
-    'fold_by_name',
+    'fold_places',
     'random_images',
     'settle_weights',
 ]
@@ -192,7 +195,7 @@ class FoldedReader(nn.Module):
         return output
 
 
-def _can_pool(dwc: nn.Module | None) -> bool:
+def _can_pool(dwc: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     """Whether this is a depthwise convolution whose output has the size of its input, as the summary of a reader begins with."""
     return (
         isinstance(dwc, nn.Conv2d)
@@ -223,15 +226,19 @@ def _pooled_convolution(dwc: nn.Conv2d, window: tuple[int, int]) -> nn.Conv2d:
 def settle_weights(network: nn.Module) -> None:
     """Make plain parameters, in place, of weights that are computed before each run: by ``torch.nn.utils`` in both of its forms."""
     for module in list(network.modules()):
-        for key, hook in list(module._forward_pre_hooks.items()):
+        hooks: dict[int, Any] = module._forward_pre_hooks
+        for key, hook in list(hooks.items()):
             if computes_weights(hook):
-                hook.remove(module)  # type: ignore[attr-defined]  all of them have it
-                module._forward_pre_hooks.pop(key, None)
-        for name in list(getattr(module, 'parametrizations', {})) if parametrize.is_parametrized(module) else ():
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-            settled = getattr(module, name).detach().clone()
-            delattr(module, name)
-            module.register_parameter(name, nn.Parameter(settled, requires_grad=False))
+                hook.remove(module)
+                hooks.pop(key, None)
+        if parametrize.is_parametrized(module):
+            # PyTorch's own way of removing them changes the class, which a copy shares with its original.
+            names = list(getattr(module, 'parametrizations', ()))
+            settled = {name: getattr(module, name).detach().clone() for name in names}
+            module.__class__ = type(module).__bases__[0]
+            del module._modules['parametrizations']
+            for name, weight in settled.items():
+                module.register_parameter(name, nn.Parameter(weight, requires_grad=False))
 
 
 def fold(network: Network, image_size: tuple[int, int] = (224, 224)) -> Network:
@@ -246,20 +253,50 @@ def fold(network: Network, image_size: tuple[int, int] = (224, 224)) -> Network:
     Returns:
         The copy in evaluation mode, without gradients, with channels-last weights.
     """
-    return fold_by_name(network, image_size)[0]
+    settled = copy_without_hooks(network).eval().requires_grad_(False)
+    with computing(next(settled.parameters()).device):
+        settle_weights(settled)
+        with Trace(settled) as trace:
+            settled(random_images(settled, image_size))
+    return fold_places(settled, image_size, trace.places())[0]
 
 
-def fold_by_name(network: Network, image_size: tuple[int, int]) -> tuple[Network, set[str]]:
-    """As :func:`fold`; besides, the names of layers whose own outputs are others now, because they do a neighbour's work or theirs is done
-    by it."""
+def fold_places(network: Network, image_size: tuple[int, int], places: Iterable[NormPlace]) -> tuple[Network, set[str]]:
+    """As :func:`fold`, for a network that was traced before.
+
+    Args:
+        network: See there.
+        image_size: See there.
+        places: What its trace says.
+
+    Returns:
+        The copy, and the names of layers whose outputs are others now, since they do a neighbour's work or a neighbour theirs.
+    """
     folded = copy_without_hooks(network).eval().requires_grad_(False)
-    device = next(folded.parameters()).device
-    with without_global_hooks(), torch.no_grad(), torch.autocast(device.type, enabled=False):  # constants are not rounded
+    with computing(next(folded.parameters()).device):
         settle_weights(folded)
-        changed = fold_batch_norms(folded, random_images(folded, image_size))
+        changed = fold_batch_norms(folded, places)
         if isinstance(folded, DynPerceiver):
             _fold_latent_branch(folded, image_size)
-    return folded.requires_grad_(False).to(memory_format=torch.channels_last), changed  # type: ignore[call-overload]
+        for parameter in folded.parameters():
+            if parameter.dim() == 4:  # that of a module as a whole refuses convolutions over three dimensions
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return folded.requires_grad_(False), changed
+
+
+@contextmanager
+def computing(device: torch.device) -> Iterator[None]:
+    """A context without gradients, without hooks for all modules, and without autocast, which would round constants.
+
+    Random numbers are the same each time, and the program's own go on undisturbed.
+
+    Args:
+        device: Where the network is.
+    """
+    no_gradients = torch.inference_mode(False), torch.no_grad()
+    with without_global_hooks(), no_gradients[0], no_gradients[1], torch.autocast(device.type, enabled=False), torch.random.fork_rng(()):
+        torch.default_generator.manual_seed(0)
+        yield
 
 
 def random_images(network: nn.Module, image_size: tuple[int, int], num_samples: int = 2) -> Tensor:
@@ -283,9 +320,9 @@ def _is_plain(module: object, kind: type[nn.Module]) -> bool:
     return isinstance(module, kind) and type(module).forward is kind.forward and 'forward' not in vars(module)
 
 
-def _can_fold_attention(layer: nn.Module) -> bool:
+def _can_fold_attention(layer: Any) -> bool:
     """Whether an attention layer has the parts and the forward passes of ours."""
-    if not (_is_plain(layer, SelfAttentionLayer) or _is_plain(layer, CrossAttentionLayer)):
+    if not _is_plain(layer, SelfAttentionLayer) and not _is_plain(layer, CrossAttentionLayer):
         return False
     attention, mlp = layer.attention, layer.mlp
     if not (_is_plain(attention, Attention) and _is_plain(mlp, AttentionMlp)):
@@ -297,8 +334,9 @@ def _can_fold_attention(layer: nn.Module) -> bool:
     )
 
 
-def _can_fold_reader(reader: nn.Module) -> bool:
-    return _is_plain(reader, FeatureToLatent) and type(reader).summarize is FeatureToLatent.summarize
+def _can_fold_reader(reader: FeatureToLatent) -> bool:
+    own_summary = type(reader).summarize is not FeatureToLatent.summarize or 'summarize' in vars(reader)
+    return _is_plain(reader, FeatureToLatent) and not own_summary
 
 
 def _fold_latent_branch(network: DynPerceiver, image_size: tuple[int, int]) -> None:
@@ -309,5 +347,7 @@ def _fold_latent_branch(network: DynPerceiver, image_size: tuple[int, int]) -> N
             branch.x2z[number] = FoldedReader(reader, size, branch.latent if number == 0 else None)
     for module in list(branch.modules()):
         for name, child in list(module.named_children()):
-            if _can_fold_attention(child):
-                setattr(module, name, FoldedSelfAttention(child) if isinstance(child, SelfAttentionLayer) else FoldedCrossAttention(child))
+            if isinstance(child, SelfAttentionLayer) and _can_fold_attention(child):
+                setattr(module, name, FoldedSelfAttention(child))
+            elif isinstance(child, CrossAttentionLayer) and _can_fold_attention(child):
+                setattr(module, name, FoldedCrossAttention(child))

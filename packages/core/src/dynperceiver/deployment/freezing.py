@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from torch import nn
 
@@ -17,7 +16,7 @@ from dynperceiver_runtime.engines.manifest import is_count
 from ..analysis import count_exit_costs
 from ..models import DynPerceiver, network_with_exits
 from .fingerprints import fingerprint_of_network
-from .folding import fold_by_name
+from .folding import fold_places
 from .verification import FreezeError, Reference, verify_frozen, verify_samples
 
 __all__ = ['FreezeError', 'FrozenNetwork', 'freeze']
@@ -69,11 +68,11 @@ def freeze(network: nn.Module, image_size: Sequence[int] = (224, 224), *, folded
     if parameter.is_meta:
         raise FreezeError("the network is on the device 'meta', where weights have no values; load its weights first")
     reference = Reference(source, (height, width))
-    frozen: Any = reference.network
+    frozen, changed = reference.network, set[str]()
     if folded:
-        frozen, passed_over = fold_by_name(reference.network, (height, width))
-        verify_frozen(reference, frozen, passed_over)
-    verify_samples(reference)
+        frozen, changed = fold_places(reference.network, (height, width), reference.places)
+        verify_frozen(reference, frozen, changed)
+    verify_samples(reference, frozen, changed)
     frozen = frozen.to(device=parameter.device, dtype=parameter.dtype)
     return FrozenNetwork(frozen, source, (height, width), fingerprint_of_network(source))
 

@@ -1,4 +1,4 @@
-"""Naming the file in whatever goes wrong while MMEngine's runner loads a checkpoint."""
+"""Errors of MMEngine's runner while it loads a checkpoint name the file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ['CheckpointFileHook', 'checkpoint_name']
 
 @HOOKS.register_module()
 class CheckpointFileHook(Hook):
-    """Say which checkpoint file is no good, and why.
+    """Say which checkpoint file cannot be used, and why.
 
-    MMEngine lets through whatever reading a file raises, which for a truncated file or a saved web page is an error of the zip or pickle
-    reader that names no file. A file without weights it would load without a word. ``tools/train.py`` and ``tools/test.py`` have this
-    hook always; under other tools it goes into ``custom_hooks``. The file is read once.
+    MMEngine passes on whatever reading a file raises; for a truncated file or a saved web page that is an error of the zip or pickle
+    reader, which does not name the file. It loads a file without weights without an error. ``tools/train.py`` and ``tools/test.py`` always
+    add this hook; for other tools, add it to ``custom_hooks``. The file is read once.
 
     Attributes:
         filename: The file that is being loaded, ``None`` at other times.
@@ -38,7 +38,7 @@ class CheckpointFileHook(Hook):
         self._was_read = False
 
     def before_run(self, runner: Runner) -> None:
-        """Watch the runner load; it does so next."""
+        """Watch the runner load a checkpoint, which it does next."""
         load = runner.load_checkpoint
         if 'load_checkpoint' in vars(runner):  # watched since an earlier run
             return
@@ -75,7 +75,7 @@ class CheckpointFileHook(Hook):
         self._was_read = True
         name = checkpoint_name(runner)
         if not isinstance(checkpoint, Mapping):
-            raise CheckpointError(f'{name} holds a {type(checkpoint).__name__}, no checkpoint; pass a file with a state dict')
+            raise CheckpointError(f'{name} holds a {type(checkpoint).__name__}, not a checkpoint; pass a file with a state dict')
         try:
             unwrap_checkpoint(checkpoint)
         except UserError as error:

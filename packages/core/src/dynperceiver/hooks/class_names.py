@@ -46,13 +46,13 @@ def _differences(trained: Sequence[str], given: Sequence[str], source: str, limi
 class ClassNamesHook(Hook):
     """Compare the class names in a checkpoint with those of the data set that it is to be tested or trained on.
 
-    Label 3 of a model is the fourth name of the data set that it was trained on. A test on a data set with other names, or the same in
-    another order, gives scores that mean nothing, and no error. So it is refused, and resuming with other names, too. A new training that
-    starts from a checkpoint (``load_from``) may have other classes: then it is said, once. Where the checkpoint or the data set has no
-    names, or 0, 1, 2, .. stand for them, there is nothing to compare.
+    Label 3 of a model is the fourth name of the data set that it was trained on. Testing on a data set with other names, or with the same
+    names in another order, would give meaningless scores without an error. It is therefore refused, as is resuming with other names. A new
+    training that starts from a checkpoint (``load_from``) may have other classes, which is logged. Nothing is compared if the checkpoint or
+    the data set has no names, or only numbers.
 
     Args:
-        strict: Whether to refuse; ``False`` warns, for names that are known to mean the same (``n01440764`` and ``tench``).
+        strict: Whether to refuse; ``False`` only warns, for names that are known to mean the same (``n01440764`` and ``tench``).
     """
 
     def __init__(self, strict: bool = True) -> None:
@@ -62,7 +62,7 @@ class ClassNamesHook(Hook):
         self._source = 'the checkpoint'
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Remember the checkpoint's names until it shows what it is for."""
+        """Remember the names in the checkpoint."""
         meta = checkpoint.get('meta')
         self._trained = _names(meta.get('dataset_meta')) if isinstance(meta, dict) else ()
         self._checkpoint, self._source = checkpoint_name(runner), 'the checkpoint'
@@ -107,14 +107,14 @@ class ClassNamesHook(Hook):
             differences = _differences(self._trained, given, self._source)
             fact = f'{self._checkpoint} was trained on other classes than {type(inner).__name__} has ({differences})'
             if not refuse:
-                print_log(f'{fact}; the new training gives its labels their new meaning', logger='current', level=logging.WARNING)
+                print_log(f'{fact}; the new training uses the names of the data set', logger='current', level=logging.WARNING)
             elif not self.strict:
-                print_log(f'{fact}; strict=False of ClassNamesHook lets it pass', logger='current', level=logging.WARNING)
+                print_log(f'{fact}; accepted, since ClassNamesHook has strict=False', logger='current', level=logging.WARNING)
             else:
-                start = ', or start a new training from it with load_from, without --resume' if resumed else ''
+                start = ' To train on other classes, start a new training from it with load_from, without --resume.' if resumed else ''
                 raise CheckpointError(
-                    f'{fact}. Rule: the names must be the same in the same order, or every label means something else. Remedy: use the '
-                    "data set that it was trained on, or set this one's names to the checkpoint's (metainfo=dict(classes=(...)) in the "
-                    f"config's data set){start}; if the names mean the same, dict(type='dynperceiver.ClassNamesHook', strict=False)"
+                    f'{fact}. The names must be the same and in the same order, since a label is a position in this list. Use the data set '
+                    "that it was trained on, or set the checkpoint's names in the config (metainfo=dict(classes=(...)) of the data set). "
+                    f"If the names mean the same, set dict(type='dynperceiver.ClassNamesHook', strict=False).{start}"
                 )
             return

@@ -1,11 +1,10 @@
-"""Pictures of test samples with what every exit says of them.
+"""Pictures of test samples with the predictions of all exits.
 
 Shapes: H height, W width, 3 colours (RGB), E exits, K classes.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from numpy.typing import NDArray
 
-from dynperceiver_runtime import FileError
+from dynperceiver_runtime.files import make_folders, write_atomically
 
 __all__ = ['DrawExitsHook', 'describe_exits', 'write_below']
 
@@ -43,7 +42,7 @@ def write_below(picture_HW3: NDArray[np.uint8], lines: Sequence[str]) -> NDArray
 
 
 def describe_exits(sample: Any, classes: Sequence[str] | None) -> list[str]:
-    """Lines for a sample's label, where it has one, and the answer of every exit with its confidence.
+    """Lines with a sample's label, if it has one, and the prediction of every exit with its confidence.
 
     Args:
         sample: Data sample with ``exit_scores`` (E, K), or of a model without exits ``pred_score`` (K,).
@@ -63,15 +62,15 @@ def describe_exits(sample: Any, classes: Sequence[str] | None) -> list[str]:
 
 
 class DrawExitsHook(Hook):
-    """Draw test samples with their label and every exit's answer; ``--show`` and ``--show-dir`` of ``tools/test.py`` switch it on.
+    """Draw test samples with their label and the predictions of all exits, for ``--show`` and ``--show-dir`` of ``tools/test.py``.
 
-    A task derives from it and says how to :meth:`draw` its samples and how they are called (:meth:`names`).
+    A task derives from it and says how to :meth:`draw` its samples and how to name them (:meth:`names`).
 
     Args:
         enable: Whether to draw at all.
-        interval: Draw every so many samples of the test set.
+        interval: Draw every N-th sample of the test set.
         show: Whether to show each picture in a window.
-        wait_time: Seconds that a window stays.
+        wait_time: Seconds to show each picture.
         out_dir: Folder for pictures, ``NUMBER_NAME.png``; None for none.
     """
 
@@ -87,7 +86,7 @@ class DrawExitsHook(Hook):
 
     def names(self, sample: Any) -> tuple[str, str]:
         """A sample's title, and its name in the name of the picture's file."""
-        raise NotImplementedError(f'{type(self).__name__} does not say how a sample is called; override names()')
+        raise NotImplementedError(f'{type(self).__name__} does not say how to name a sample; override names()')
 
     def draw(self, inputs: Any, lines: Sequence[str]) -> NDArray[np.uint8]:
         """Picture (H, W, 3) of one sample of a batch's ``inputs`` over lines of text."""
@@ -108,7 +107,7 @@ class DrawExitsHook(Hook):
         dataset = runner.test_dataloader.dataset
         classes = dataset.metainfo.get('classes')
         for inputs, sample in zip(data_batch['inputs'], outputs, strict=True):
-            # The sampler deals the test set out to the ranks like cards.
+            # The sampler gives the samples to the ranks in turn.
             index = self._num_seen * get_world_size() + get_rank()
             self._num_seen += 1
             padding = isinstance(dataset, Sized) and index >= len(dataset)  # samples that come again so that every rank has as many
@@ -125,6 +124,7 @@ class DrawExitsHook(Hook):
 def _write(picture_HW3: NDArray[np.uint8], path: Path) -> None:
     import cv2
 
-    os.makedirs(path.parent, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(picture_HW3, cv2.COLOR_RGB2BGR)):
-        raise FileError(f'{path} cannot be written; check that the folder of --show-dir is writable')
+    done, content = cv2.imencode('.png', cv2.cvtColor(picture_HW3, cv2.COLOR_RGB2BGR))
+    assert done, 'any array of pixels can be a PNG file'
+    make_folders(path.parent, 'folder of --show-dir')
+    write_atomically(path, content.tobytes(), 'picture')

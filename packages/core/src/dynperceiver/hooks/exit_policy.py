@@ -1,4 +1,4 @@
-"""Tests with dynamic inference: samples leave where a policy says, and what they do not need is not computed.
+"""Tests with dynamic inference: computation stops for each sample at the exit that a policy chooses.
 
 Shape suffixes: S samples, K classes; a sample is an image, or all views of a video.
 """
@@ -16,7 +16,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from dynperceiver_runtime import ExitPolicy, PolicyError, RunResult
+from dynperceiver_runtime import ExitPolicy, PolicyError, RunResult, UserError
 
 from ..analysis import count_exit_costs
 from ..checkpoint import CheckpointError
@@ -48,9 +48,9 @@ class TimedRunner(DynamicRunner):
 
     Args:
         model: A model that holds a :class:`~dynperceiver.models.DynPerceiver` with exits.
-        policy: Who leaves where.
+        policy: Exit policy.
         backend: ``'torch'`` or ``'onnxruntime'``.
-        max_exit: Exit cap, 0 to 3; default all exits.
+        max_exit: Exit cap; index of an exit, from 0 (exit 1 has index 0). Default: all exits.
         options: See :class:`~dynperceiver.inference.DynamicRunner`.
 
     Attributes:
@@ -59,7 +59,7 @@ class TimedRunner(DynamicRunner):
         backend_name: Where it runs.
 
     Raises:
-        ValueError: If the model has no exits, or the policy does not go with it.
+        UserError: If the model has no exits, or the policy does not go with it.
     """
 
     def __init__(
@@ -77,12 +77,14 @@ class TimedRunner(DynamicRunner):
         capped = self.max_exit < self.served.num_exits - 1
         return {} if self.policy.record is None or capped else self.policy.record.expected
 
-    def __call__(self, images: Any, *, deadline_ms: float | None = None, max_exit: int | None = None) -> RunResult:
+    def __call__(
+        self, images: Any, *, deadline_ms: float | None = None, max_exit: int | None = None, views: int | None = None
+    ) -> RunResult:
         """Answer a batch; see :class:`~dynperceiver.inference.DynamicRunner`.
 
         Raises:
             CheckpointError: If the backend cannot run the network.
-            ValueError: As there.
+            UserError: As there.
         """
         if isinstance(images, Tensor) and images.is_cuda:
             if self.backend_name == 'onnxruntime':
@@ -90,24 +92,24 @@ class TimedRunner(DynamicRunner):
             else:
                 torch.cuda.synchronize(images.device)
         if not self.cost_gflops:
-            self._prepare(images)
+            self._prepare(images, self.views if views is None else views)
         started = self.clock()
-        result = super().__call__(images, deadline_ms=deadline_ms, max_exit=max_exit)
+        result = super().__call__(images, deadline_ms=deadline_ms, max_exit=max_exit, views=views)
         self.batch_ms = (self.clock() - started) * 1e3
         return result
 
-    def _prepare(self, images: Any) -> None:
+    def _prepare(self, images: Any, views: int) -> None:
         try:
-            self.warm_up(images, rounds=1)
-        except (ValueError, ImportError) as error:
+            self.warm_up(images, rounds=1, views=views)
+        except (UserError, ImportError) as error:
             raise CheckpointError(f'the {self.backend_name} backend cannot run the network: {error}') from error
         costs = count_exit_costs(self.network, images.shape[-2], images.shape[-1])
-        self.cost_gflops = tuple(self.views * cost.cost_gmacs for cost in costs)
+        self.cost_gflops = tuple(views * cost.cost_gmacs for cost in costs)
 
 
 @HOOKS.register_module()
 class ExitPolicyHook(Hook):
-    """Let a model be tested with dynamic inference; ``--exit-policy`` of ``tools/test.py`` adds the hook.
+    """Test a model with dynamic inference; ``--exit-policy`` of ``tools/test.py`` adds the hook.
 
     For the time of a test the model has the runner as ``dynamic_runner``, and the metric
     :class:`~dynperceiver.metrics.DynamicAccuracy` reads times and costs from it. The runner is built on the weights that are tested, after
@@ -116,7 +118,8 @@ class ExitPolicyHook(Hook):
     Args:
         policy: The policy's JSON file.
         backend: ``'torch'`` or ``'onnxruntime'``.
-        max_exit: Exit cap: the last exit that a sample may take, 0 to 3. Default: all exits.
+        max_exit: Exit cap: index of the last exit that a sample may take, from 0 (exit 1 has index 0). Default: all exits.
+            ``--max-exit`` of ``tools/test.py`` counts exits from 1.
     """
 
     priority = 'LOWEST'
@@ -142,7 +145,7 @@ class ExitPolicyHook(Hook):
             )
         try:
             timed = TimedRunner(model, policy, self.backend, max_exit=self.max_exit)
-        except ValueError as error:
+        except UserError as error:
             raise CheckpointError(f'{self.policy}: {error}') from error
         model.dynamic_runner = timed
         _tell_metrics(runner, timed)

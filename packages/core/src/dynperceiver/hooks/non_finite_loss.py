@@ -37,11 +37,10 @@ class NonFiniteLossHook(Hook):
     """Raise as soon as a loss term is NaN or infinite, naming the iteration, the terms and the batch's files.
 
     It runs before the iteration's checkpoint is written. A step can also leave broken weights behind a loss that was still finite, so
-    the weights are checked, too, whenever they are about to be saved: no checkpoint on disk is broken, and ``--resume`` goes on from a
-    sound one.
+    the weights are checked, too, before they are saved: no checkpoint on disk is broken, and ``--resume`` starts from a sound one.
 
     Args:
-        interval: Check the loss every so many iterations; only 1 is sure to name the batch that did it. Reading a loss from a GPU makes it
+        interval: Check the loss every so many iterations; only 1 always names the batch at fault. Reading a loss from a GPU makes it
             wait.
 
     Raises:
@@ -52,7 +51,7 @@ class NonFiniteLossHook(Hook):
 
     def __init__(self, interval: int = 1) -> None:
         if interval < 1:
-            raise UserError(f'interval={interval}: check every 1 or more iterations')
+            raise UserError(f'interval={interval}: pass 1 to check every iteration, 2 for every second, and so on')
         self.interval = interval
         self._step = 'before the first iteration'
         self._files: list[str] = []
@@ -96,6 +95,6 @@ class NonFiniteLossHook(Hook):
 
     def _advice(self) -> str:
         return (
-            f'Files of the batch: {", ".join(self._files) or "unknown"}. Look at these files, lower the learning rate or clip gradients '
-            '(optim_wrapper.clip_grad.max_norm), then go on from the last checkpoint with --resume'
+            f'Files of the batch: {", ".join(self._files) or "unknown"}. Check these files, lower the learning rate or clip gradients '
+            '(optim_wrapper.clip_grad.max_norm), then resume from the last checkpoint with --resume'
         )

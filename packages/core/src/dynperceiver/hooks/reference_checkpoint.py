@@ -67,7 +67,7 @@ class ReferenceCheckpointHook(Hook):
         if runner._resume:
             raise CheckpointError(
                 f'{name} cannot be resumed from: it has weights, but no epoch, optimizer and schedule of a training with this project. '
-                'Start a new training from it: load_from=FILE in the config (--cfg-options load_from=FILE), without --resume'
+                'To start a new training from it, set load_from=FILE in the config (--cfg-options load_from=FILE) and leave out --resume'
             )
         _check_rest(runner, model, prefix, name)
         unused: tuple[str, ...] = network.unused_prefixes
@@ -100,27 +100,27 @@ def _network_in(model: nn.Module, checkpoint: str) -> tuple[str, DynPerceiver]:
     found = find_networks(model)
     if len(found) != 1:
         raise CheckpointError(
-            f"{checkpoint} holds a Dyn-Perceiver's weights, but {type(model).__name__} has {len(found)} such networks and it must be one; "
-            "for the CNN of a static trunk alone give the file as init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...)"
+            f"{checkpoint} has the weights of one Dyn-Perceiver, but {type(model).__name__} has {len(found)} such networks; "
+            "for the CNN of a backbone-only baseline, set init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...)"
         )
     ((name, network),) = found.items()
     return (f'{name}.' if name else ''), network
 
 
 def _check_rest(runner: Runner, model: nn.Module, prefix: str, checkpoint: str) -> None:
-    """What of a model the file does not have may be random where training starts, and not in a test."""
+    """Tensors that the file does not have may be random when a training starts, but not in a test."""
     rest = [key for key in model.state_dict() if not key.startswith(prefix)]
     if not rest:
         return
     parts = ', '.join(dict.fromkeys(key.partition('.')[0] for key in rest))
-    fact = f'{checkpoint} holds the image network alone; {len(rest)} tensors of {type(model).__name__} are not in it ({parts})'
+    fact = f'{checkpoint} has the image network only; {len(rest)} tensors of {type(model).__name__} are not in it ({parts})'
     # A runner builds the loops of what it was told to do before it loads, and those of a training before all others.
     testing = any(isinstance(loop, BaseLoop) for loop in (runner._test_loop, runner._val_loop))
     if testing and not isinstance(runner._train_loop, BaseLoop):
         raise CheckpointError(
-            f'{fact} and would be tested at random. Train the model from this file (load_from), and test what comes of it'
+            f'{fact} and would be random in the test. Train the model from this file (load_from), then test the trained checkpoint'
         )
-    print_log(f'{fact} and start as they were initialised', logger='current', level=logging.WARNING)
+    print_log(f'{fact} and keep their initial values', logger='current', level=logging.WARNING)
 
 
 def _replace(checkpoint: dict[str, Any], weights: dict[str, Tensor]) -> None:

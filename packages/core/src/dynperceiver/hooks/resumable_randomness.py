@@ -47,7 +47,7 @@ class SeedSample:
 
 @HOOKS.register_module()
 class ResumableRandomnessHook(Hook):
-    """Tie all randomness to seed and progress, so that ``--resume`` gives the same losses as a run that was not stopped.
+    """Tie all randomness to seed and progress, so that ``--resume`` gives the same losses as an uninterrupted run.
 
     MMEngine restores weights, optimizer and schedules, but no random state, and persistent loader workers carry theirs from epoch to
     epoch. This hook seeds the main process before every iteration (by rank) for what the model draws, every sample in the workers, and
@@ -69,7 +69,7 @@ class ResumableRandomnessHook(Hook):
             steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', None)
             if steps is None:
                 print_log(
-                    f'{type(dataset).__name__} has no pipeline of transforms: a resumed training may augment in another order',
+                    f'{type(dataset).__name__} has no pipeline of transforms: a resumed training may draw other augmentations',
                     logger='current',
                 )
             elif not any(isinstance(step, SeedSample) for step in steps):

@@ -8,6 +8,8 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from dynperceiver_runtime.files import write_atomically
+
 from ..data import BadSampleMixin, Reason, innermost_datasets
 from ..registry import HOOKS
 
@@ -64,6 +66,5 @@ class SkippedSampleHook(Hook):
         path = osp.join(work_dir, self.file_name)
         if not skipped.items() <= self._known.items():
             self._known.update(skipped)
-            with open(path, 'w', encoding='utf-8') as file:
-                file.writelines(f'{name}\t{reason.text}\n' for name, reason in sorted(self._known.items()))
+            write_atomically(path, ''.join(f'{name}\t{reason.text}\n' for name, reason in sorted(self._known.items())))
         return path

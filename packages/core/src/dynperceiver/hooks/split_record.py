@@ -23,8 +23,8 @@ class SplitRecordHook(Hook):
     """Keep in every checkpoint, as ``meta['split_records']``, which part of the data it was trained on.
 
     ``tools/calibrate.py`` needs it to tell held-out samples from others: the config alone does not say whether files were added since. A
-    training is not resumed on another part, because samples that it has seen would be held out from then on. ``tools/train.py`` has this
-    hook always; under other tools it goes into ``custom_hooks``.
+    training is not resumed on another part, because samples that it has seen would be held out from then on. ``tools/train.py`` always
+    adds this hook; for other tools, add it to ``custom_hooks``.
     """
 
     def __init__(self) -> None:
@@ -70,8 +70,8 @@ class SplitRecordHook(Hook):
         if [_settings(record) for record in trained] == [_settings(record) for record in records]:
             fact = f'was trained on a part of other samples: since then some were added, removed, renamed or labelled anew ({fact})'
         raise CheckpointError(
-            f'{self._checkpoint} {fact}. A resumed training must go on with the same part, or samples that it has seen would count as held '
-            'out; set train_dataloader.dataset as it was and restore its samples, or start a new training from it with load_from, without '
+            f'{self._checkpoint} {fact}. A resumed training needs the same part, or samples that it has seen would count as held out; '
+            'set train_dataloader.dataset as it was and restore its samples, or start a new training from it with load_from, without '
             '--resume.'
         )
 

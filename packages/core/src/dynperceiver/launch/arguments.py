@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-from dynperceiver_runtime import ExistingFileError, FileError, MissingFileError, UserError
+from dynperceiver_runtime import ExistingFileError, FileError, MissingFileError, UsageError
 from dynperceiver_runtime.command_line import DEBUG_FLAG, DEBUG_HELP
 
 __all__ = ['UsageError', 'add_shape', 'check_at_least', 'check_output', 'image_size', 'tool_parser']
@@ -20,10 +20,6 @@ CFG_OPTIONS_HELP = (
     'settings of the config to override, as key=value: --cfg-options optim_wrapper.optimizer.lr=0.02 model.backbone.num_latents=64. '
     'Lists: key="[a,b]" or key=a,b; nested: key="[(a,b),(c,d)]" (with the quotes, without blanks)'
 )
-
-
-class UsageError(UserError):
-    """A command line that cannot be followed; the message says what was expected and what to try."""
 
 
 class _CfgOptions(DictAction):

@@ -45,13 +45,13 @@ def read_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
             f'config {path} needs {missing}, which is not installed; install it, or for a folder of your own set PYTHONPATH to the one '
             'that it lies in (python -m dynperceiver.doctor looks at the installation)'
         ) from error
-    except FileNotFoundError as error:
-        raise MissingFileError(f'config {path} inherits from a file that is missing ({error}); correct _base_') from error
     except (SyntaxError, ConfigParsingError) as error:
         raise UserError(f'config {path} cannot be read: {_one_line(error)}; correct it') from error
     except (KeyError, TypeError, OSError) as error:
-        if not _raised_by_mmengine(error):  # but by the config's own code, where the traceback says where
+        if not _is_complaint_of_mmengine(error):
             raise
+        if isinstance(error, FileNotFoundError):
+            raise MissingFileError(f'config {path} inherits from a file that is missing ({error}); correct _base_') from error
         raise UserError(f'config {path} cannot be read: {_one_line(error)}; correct it') from error
     task_of(cfg)  # imports the task's package, which repairs what its OpenMMLab project needs, also for a config that does not name it
     return merge_options(cfg, cfg_options)
@@ -71,7 +71,7 @@ def merge_options(cfg: Config, cfg_options: Mapping[str, Any] | None) -> Config:
         cfg.merge_from_dict(dict(cfg_options or {}))
     except (TypeError, KeyError, AttributeError) as error:
         given = ' '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
-        raise UsageError(f'--cfg-options {given} do not go with {cfg.filename}: {_one_line(error)}; correct the names') from error
+        raise UsageError(f'--cfg-options {given} do not fit {cfg.filename}: {_one_line(error)}; correct the names') from error
     return cfg
 
 
@@ -142,6 +142,7 @@ def _missing_package(error: BaseException | None) -> str | None:
     return None
 
 
-def _raised_by_mmengine(error: BaseException) -> bool:
+def _is_complaint_of_mmengine(error: BaseException) -> bool:
+    """Whether MMEngine raised it, and in words: what a config's own code raises has a traceback that says where."""
     frames = traceback.extract_tb(error.__traceback__)
-    return Path(frames[-1].filename).parts[-3:-1] == ('mmengine', 'config')
+    return 'mmengine' in Path(frames[-1].filename).parts and ' ' in _one_line(error)

@@ -30,7 +30,7 @@ def _load(network: nn.Module, cfg: Config, checkpoint: str | Path) -> None:
     try:
         network.load_state_dict(state_dict)
     except (RuntimeError, UserError) as error:  # torch's, of names and shapes, and that of another variant
-        raise UsageError(f'{checkpoint} does not go with {cfg.filename}: {error}') from error
+        raise UsageError(f'{checkpoint} does not fit {cfg.filename}: {error}') from error
 
 
 def load_network(cfg: Config, checkpoint: str | Path | None = None) -> tuple[nn.Module, DynPerceiver]:
@@ -53,7 +53,7 @@ def load_network(cfg: Config, checkpoint: str | Path | None = None) -> tuple[nn.
 
 
 def load_backbone(cfg: Config, checkpoint: str | Path) -> nn.Module:
-    """The config's model with the weights of its backbone, which is any, such as a static trunk.
+    """The config's model with the weights of its backbone, of any kind, such as a backbone-only baseline.
 
     Raises:
         CheckpointError: If the file is missing or cannot be read.

@@ -21,54 +21,58 @@ __all__ = ['parse_test_args', 'parse_train_args', 'test_config', 'train_config']
 
 def _common(description: str) -> argparse.ArgumentParser:
     parser = tool_parser(description, config='config file')
-    parser.add_argument('--work-dir', help='where logs and results go (default: work_dir of the config, or work_dirs/CONFIG_NAME)')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='how the processes were started')
+    parser.add_argument('--work-dir', help='folder for logs and results (default: work_dir of the config, or work_dirs/CONFIG_NAME)')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='how the processes are launched')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
     return parser
 
 
 def parse_train_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line of training."""
-    parser = _common('Train a model of any task: the config says which. Without its data, `make demo` shows a training that needs none.')
+    parser = _common('Train the model of a config, of any task. `make demo` shows a training that needs no data.')
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on with a stopped training: from the newest checkpoint in the work dir, or from the one given',
+        help='resume an interrupted run from the newest checkpoint in the work dir, or from the given one',
     )
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (GPU)')
+    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision (GPU)')
     parser.add_argument(
-        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size, as auto_scale_lr of the config says'
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size, see auto_scale_lr of the config'
     )
-    parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
+    parser.add_argument('--no-validate', action='store_true', help='do not validate during training')
     parser.add_argument('--seed', type=int, help='random seed (default: that of the config)')
-    parser.add_argument('--diff-rank-seed', action='store_true', help='another seed on every rank')
-    parser.add_argument('--deterministic', action='store_true', help='deterministic algorithms on GPU (slower)')
+    parser.add_argument('--diff-rank-seed', action='store_true', help='use a different seed in each process')
+    parser.add_argument('--deterministic', action='store_true', help='use deterministic GPU algorithms (slower)')
     return parser.parse_args(argv)
 
 
 def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line of testing."""
-    parser = _common('Test a checkpoint: prints the metrics of the config.')
+    parser = _common('Test a checkpoint and print the metrics of the config.')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', '--dump', dest='out', metavar='FILE.pkl', help='keep the predictions in a pickle file')
-    parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='draw predictions into this folder')
-    parser.add_argument('--interval', type=int, default=1, help='draw every so many samples (default: %(default)s; detection draws all)')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds that a window stays (default: %(default)s)')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model and tta_pipeline of the config')
+    parser.add_argument('--out', '--dump', dest='out', metavar='FILE.pkl', help='save the predictions to a pickle file')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', help='save pictures of the predictions to this folder')
+    parser.add_argument('--interval', type=int, default=1, help='draw every N-th sample (default: %(default)s; detection draws all)')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds to show each picture (default: %(default)s)')
+    parser.add_argument('--tta', action='store_true', help='use test-time augmentation (tta_model and tta_pipeline of the config)')
     dynamic = parser.add_argument_group(
         'dynamic inference',
-        'Samples really stop at the exit that is sure enough of them. Reports accuracy, fraction of every exit, GFLOPs and milliseconds per '
-        "sample, all of this test, in place of the config's metrics. The batch size is that of the config; to measure latencies: "
-        '--cfg-options test_dataloader.batch_size=1',
+        'Computation stops for each sample at the first exit that is confident enough. Reports accuracy, exit fractions, GFLOPs and '
+        "milliseconds per sample of this test instead of the config's metrics. The batch size is that of the config; to measure "
+        'latencies, add --cfg-options test_dataloader.batch_size=1.',
     )
-    dynamic.add_argument('--exit-policy', metavar='POLICY.json', help='who leaves where, as tools/calibrate.py wrote it')
+    dynamic.add_argument('--exit-policy', metavar='POLICY.json', help='exit policy written by tools/calibrate.py')
     dynamic.add_argument(
-        '--exit-backend', choices=['torch', 'onnxruntime'], help='where the network runs (default: torch); onnxruntime: exported first'
+        '--exit-backend',
+        choices=['torch', 'onnxruntime'],
+        help='what runs the network (default: torch); for onnxruntime it is exported first',
     )
-    dynamic.add_argument('--max-exit', type=int, metavar='N', help='last exit that a sample may take, from 1 (default: all exits)')
+    dynamic.add_argument(
+        '--max-exit', type=int, metavar='N', help='last exit to use, counted from 1 (default: the last one of the network)'
+    )
     return parser.parse_args(argv)
 
 
@@ -105,7 +109,7 @@ def train_config(args: argparse.Namespace) -> Config:
     if args.amp:
         kind = cfg.optim_wrapper.get('type', 'OptimWrapper').rpartition('.')[2]
         if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise UsageError(f'--amp cannot be joined with optim_wrapper of type {kind}; use OptimWrapper in the config')
+            raise UsageError(f'--amp cannot be combined with optim_wrapper of type {kind}; use OptimWrapper in the config')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
@@ -155,14 +159,14 @@ def _check_exit_policy(args: argparse.Namespace) -> None:
         for flag in ('exit_backend', 'max_exit'):
             if getattr(args, flag) is not None:
                 name = f'--{flag.replace("_", "-")}'
-                raise UsageError(f'{name} {getattr(args, flag)} is for dynamic inference alone; add --exit-policy POLICY.json')
+                raise UsageError(f'{name} {getattr(args, flag)} only applies to dynamic inference; add --exit-policy POLICY.json')
         return
     if args.tta:
-        raise UsageError('--tta needs the scores of all exits for every view, and --exit-policy stops before; leave one of the two out')
+        raise UsageError('--tta averages the scores of all exits, and --exit-policy does not compute all of them; leave one of the two out')
     if args.show or args.show_dir:
         raise UsageError(
-            f"--show{'' if args.show else '-dir'} draws every exit's answer, and --exit-policy stops before some are there; draw in a test "
-            'without --exit-policy'
+            f"--show{'' if args.show else '-dir'} draws the predictions of all exits, and --exit-policy does not compute all of them; "
+            'draw in a test without --exit-policy'
         )
     num_exits = read_exit_policy(args.exit_policy).num_exits
     if args.max_exit is not None and not 1 <= args.max_exit <= num_exits:
@@ -170,11 +174,11 @@ def _check_exit_policy(args: argparse.Namespace) -> None:
 
 
 def _test_dynamically(cfg: Config, args: argparse.Namespace) -> None:
-    """Exchange the metrics, which need the scores of all exits, and add the hook that has samples leave."""
+    """Replace the metrics, which need the scores of all exits, and add the hook of dynamic inference."""
     task = task_of(cfg)
     if task is not None and not task.has_exits:
         raise UsageError(
-            f'--exit-policy {args.exit_policy}: {task.models} run the whole network, and have no exits to leave at; it is for '
+            f'--exit-policy {args.exit_policy}: {task.models} have no exits and always run the whole network; dynamic inference is for '
             f'{" and ".join(one.name for one in all_tasks() if one.has_exits)}'
         )
     hook = dict(
@@ -193,12 +197,12 @@ def test_config(args: argparse.Namespace) -> Config:
     Raises:
         CheckpointError: If the policy cannot be read.
         MissingFileError: If the config or the checkpoint is missing.
-        UsageError: If a flag needs something that the config lacks, or a value is out of its rule.
+        UsageError: If a flag needs something that the config lacks, or a value is out of its range.
     """
     if args.interval < 1:
-        raise UsageError(f'--interval {args.interval}: draw every 1 or more samples')
+        raise UsageError(f'--interval {args.interval}: pass 1 to draw every sample, 2 for every second, and so on')
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
-        raise UsageError(f'--out {args.out}: predictions are kept in a pickle file, its name must end in .pkl or .pickle')
+        raise UsageError(f'--out {args.out}: predictions are saved to a pickle file; use a name that ends in .pkl or .pickle')
     _check_exit_policy(args)
     cfg = checkpoint_config(args.config, args.checkpoint, work_dir=args.work_dir, launcher=args.launcher, local_rank=args.local_rank)
     if args.show or args.show_dir:

@@ -49,8 +49,8 @@ def draw_settings(show: bool, out_dir: str | None, wait_time: float, interval: i
     Args:
         show: Whether to show pictures in a window.
         out_dir: Folder for pictures, if any.
-        wait_time: Seconds that a window stays.
-        interval: Draw every so many samples.
+        wait_time: Seconds to show each picture.
+        interval: Draw every N-th sample.
     """
     return dict(enable=True, show=show, out_dir=out_dir, wait_time=wait_time, interval=interval)
 

@@ -2,13 +2,13 @@
 
 from .collection import ExitFiguresMetric, ExitScoresMetric
 from .dynamic_accuracy import DynamicAccuracy, TimedRun
-from .exit_agreement import AgreementShares, ExitAgreement, exit_agreements
+from .exit_agreement import AgreementFractions, ExitAgreement, exit_agreements
 from .exit_answers import AnswerCollector, ExitAnswers
 from .exit_calibration import ExitCalibration, exit_calibrations, expected_calibration_error
 from .multi_exit_accuracy import MultiExitAccuracy, exit_accuracies
 
 __all__ = [
-    'AgreementShares',
+    'AgreementFractions',
     'AnswerCollector',
     'DynamicAccuracy',
     'ExitAgreement',

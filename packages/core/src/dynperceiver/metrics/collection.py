@@ -68,7 +68,7 @@ def exit_table(rows: Sequence[Mapping[str, float]], formats: Mapping[str, str]) 
 
     Args:
         rows: Values by name, one dict per exit, all with the same names.
-        formats: Format of a name's values where they are no shares, which are written in percent.
+        formats: Format of a name's values where they are no fractions, which are written in percent.
     """
     names = list(rows[0])
     lines = ['exit  ' + '  '.join(f'{name:>10}' for name in names)]
@@ -78,17 +78,17 @@ def exit_table(rows: Sequence[Mapping[str, float]], formats: Mapping[str, str]) 
     return '\n'.join(lines)
 
 
-def matrix_table(shares_EE: np.ndarray, diagonal: bool = True) -> str:
+def matrix_table(fractions_EE: np.ndarray, diagonal: bool = True) -> str:
     """Lines of a table with a row and a column per exit.
 
     Args:
-        shares_EE: Shares in [0, 1], written in percent.
+        fractions_EE: Fractions in [0, 1], written in percent.
         diagonal: Whether the diagonal says something.
     """
-    numbers = range(len(shares_EE))
+    numbers = range(len(fractions_EE))
     lines = ['      ' + '  '.join(f'{f"exit {j + 1}":>8}' for j in numbers)]
     for i in numbers:
-        cells = [f'{100 * shares_EE[i, j]:.2f}%' if diagonal or i != j else '-' for j in numbers]
+        cells = [f'{100 * fractions_EE[i, j]:.2f}%' if diagonal or i != j else '-' for j in numbers]
         lines.append(f'exit {i + 1}' + '  '.join(f'{cell:>8}' for cell in cells))
     return '\n'.join(lines)
 

@@ -1,4 +1,4 @@
-"""What dynamic inference gives and costs: accuracy, fraction of every exit, GFLOPs and milliseconds.
+"""Results of dynamic inference: accuracy, fraction of every exit, GFLOPs and milliseconds.
 
 Shape suffixes: S samples, E exits, K classes; a sample is an image, or all views of a video.
 """
@@ -24,11 +24,11 @@ RECORD = np.dtype([('rank', np.int64), ('exit', np.int64), ('ms', np.float64), (
 
 
 class TimedRun(Protocol):
-    """What the metric is told of the run that it measures; :class:`~dynperceiver.hooks.TimedRunner` is one."""
+    """What the metric needs to know of the run that it measures; :class:`~dynperceiver.hooks.TimedRunner` is one."""
 
     @property
     def batch_ms(self) -> float:
-        """Milliseconds that the newest batch took."""
+        """Milliseconds that the latest batch took."""
 
     @property
     def cost_gflops(self) -> tuple[float, ...]:
@@ -36,22 +36,22 @@ class TimedRun(Protocol):
 
     @property
     def expected(self) -> Mapping[str, Any]:
-        """What the policy's record promises, see :class:`~dynperceiver.inference.PolicyRecord`; empty where that is not known."""
+        """What the policy expects, see :class:`~dynperceiver.inference.PolicyRecord`; empty if that is not known."""
 
     @property
     def backend_name(self) -> str:
-        """Where it runs."""
+        """Name of the backend that runs the network."""
 
 
 @METRICS.register_module()
 class DynamicAccuracy(ExitScoresMetric):
-    """Accuracy, fractions, cost and time of a test with an exit policy, all of that test itself.
+    """Accuracy, exit fractions, cost and time of a test with an exit policy, all measured in that test.
 
     Accuracies and fractions are in [0, 1]: ``dynamic/top1`` .. over all samples, ``dynamic/exit1_fraction`` .. of the samples that leave at
-    each exit, and ``dynamic/exit1_top1`` .. over those (absent where none did). ``dynamic/mean_gflops`` is the exits' cost weighted with their fractions.
-    ``dynamic/mean_ms``, ``dynamic/median_ms`` and ``dynamic/p95_ms`` are over samples, of each the time of its batch over the samples in
-    it: percentiles are latencies at ``dynamic/batch_size`` 1 alone. Cost and times need
-    :class:`~dynperceiver.hooks.ExitPolicyHook`, which sets :attr:`run`.
+    each exit, and ``dynamic/exit1_top1`` .. over those samples (absent if there are none). ``dynamic/mean_gflops`` is the cost of the
+    exits, weighted with their fractions. ``dynamic/mean_ms``, ``dynamic/median_ms`` and ``dynamic/p95_ms`` are over samples; the time of a
+    sample is that of its batch divided by the number of samples in it, so that percentiles are latencies only if ``dynamic/batch_size`` is
+    1. Cost and times need :class:`~dynperceiver.hooks.ExitPolicyHook`, which sets :attr:`run`.
 
     The model's data samples carry ``pred_score`` (K,), ``exit_index`` and ``gt_label``.
 
@@ -61,7 +61,7 @@ class DynamicAccuracy(ExitScoresMetric):
         prefix: Prefix of the names; default ``dynamic``.
 
     Attributes:
-        run: What is measured; ``None`` for kept predictions, of which neither cost nor time is known.
+        run: What is measured; ``None`` for saved predictions, of which neither cost nor time is known.
     """
 
     default_prefix = 'dynamic'
@@ -136,12 +136,13 @@ def _number(values: Any, place: int | str) -> float:
 
 
 def _report(metrics: Mapping[str, float], accuracy: float, num_samples: int, num_exits: int, run: TimedRun | None) -> str:
-    """Lines for people: a row per exit, all samples, and what was expected of them; the times."""
+    """Table for people: a row per exit and for all samples, what the policy expected, and the times."""
     expected = {} if run is None else run.expected
     costs = () if run is None else run.cost_gflops
     exits = range(num_exits)
+    hoped_E = expected.get('exit_fractions')
     rows = [
-        (str(k + 1), metrics[f'exit{k + 1}_fraction'], _number(expected.get('exit_fractions'), k), _number(metrics, f'exit{k + 1}_top1'), cost)
+        (str(k + 1), metrics[f'exit{k + 1}_fraction'], _number(hoped_E, k), _number(metrics, f'exit{k + 1}_top1'), cost)
         for k, cost in zip(exits, costs or [float('nan')] * num_exits, strict=True)
     ]
     nan = float('nan')
@@ -158,7 +159,7 @@ def _report(metrics: Mapping[str, float], accuracy: float, num_samples: int, num
         cells = [_percent(fraction), *([_percent(hoped)] if expected else []), _percent(right), '-' if np.isnan(cost) else f'{cost:.4g}']
         lines.append(f'{name:>8}  ' + '  '.join(f'{cell:>10}' for cell in cells))
     if expected:
-        lines.append("expected: what the policy's record says of its held-out samples; no exits: the same of the whole network")
+        lines.append("expected: on the policy's calibration set; no exits: the whole network, also on that set")
     if run is not None:
         lines.append(
             f'ms per sample: mean {metrics["mean_ms"]:.4g}, median {metrics["median_ms"]:.4g}, 95th percentile {metrics["p95_ms"]:.4g}'

@@ -14,12 +14,12 @@ import numpy as np
 from ..registry import METRICS
 from .collection import ExitFiguresMetric, check_scores, matrix_table
 
-__all__ = ['AgreementShares', 'ExitAgreement', 'exit_agreements']
+__all__ = ['AgreementFractions', 'ExitAgreement', 'exit_agreements']
 
 
 @dataclass(frozen=True)
-class AgreementShares:
-    """Shares of the samples, in [0, 1].
+class AgreementFractions:
+    """Fractions of the samples, in [0, 1].
 
     Attributes:
         same_EE: On which exits i and j give the same answer; symmetric, with 1 on the diagonal.
@@ -32,7 +32,7 @@ class AgreementShares:
     oracle: float
 
 
-def exit_agreements(scores_SEK: np.ndarray, labels_S: np.ndarray) -> AgreementShares:
+def exit_agreements(scores_SEK: np.ndarray, labels_S: np.ndarray) -> AgreementFractions:
     """Compare the answers of all pairs of exits; among equal scores the class with the smaller number is the answer.
 
     Args:
@@ -40,15 +40,15 @@ def exit_agreements(scores_SEK: np.ndarray, labels_S: np.ndarray) -> AgreementSh
         labels_S: Class numbers, shape (samples,).
 
     Raises:
-        ValueError: If there is no sample, a score is not finite, or a label is no class number.
+        UserError: If there is no sample, a score is not finite, or a label is no class number.
     """
     check_scores(scores_SEK, labels_S, 'an agreement')
     return _agreements(scores_SEK.argmax(2), labels_S)
 
 
-def _agreements(answers_SE: np.ndarray, labels_S: np.ndarray) -> AgreementShares:
+def _agreements(answers_SE: np.ndarray, labels_S: np.ndarray) -> AgreementFractions:
     right_SE = answers_SE == labels_S[:, None]
-    return AgreementShares(
+    return AgreementFractions(
         same_EE=(answers_SE[:, :, None] == answers_SE[:, None, :]).mean(0),
         right_wrong_EE=(right_SE[:, :, None] & ~right_SE[:, None, :]).mean(0),
         oracle=float(right_SE.any(1).mean()),
@@ -57,7 +57,7 @@ def _agreements(answers_SE: np.ndarray, labels_S: np.ndarray) -> AgreementShares
 
 @METRICS.register_module()
 class ExitAgreement(ExitFiguresMetric):
-    """Shares of samples on which exits agree, in [0, 1]; see :class:`AgreementShares`.
+    """Fractions of samples on which exits agree, in [0, 1]; see :class:`AgreementFractions`.
 
     ``agreement/exit1_exit2`` .. for the same answer, ``agreement/exit1_right_exit2_wrong`` .. for both orders of each pair, and
     ``agreement/oracle``.
@@ -75,15 +75,15 @@ class ExitAgreement(ExitFiguresMetric):
         return {'answer': scores_SEK.argmax(2)}
 
     def measure(self, figures: Mapping[str, np.ndarray], labels_S: np.ndarray) -> tuple[dict[str, float], str]:
-        """Shares over all samples, and their two matrices."""
-        shares = _agreements(figures['answer'], labels_S)
-        exits = range(len(shares.same_EE))
-        metrics = {f'exit{i + 1}_exit{j + 1}': float(shares.same_EE[i, j]) for i, j in combinations(exits, 2)}
-        metrics |= {f'exit{i + 1}_right_exit{j + 1}_wrong': float(shares.right_wrong_EE[i, j]) for i, j in permutations(exits, 2)}
-        metrics['oracle'] = shares.oracle
+        """Fractions over all samples, and their two matrices."""
+        fractions = _agreements(figures['answer'], labels_S)
+        exits = range(len(fractions.same_EE))
+        metrics = {f'exit{i + 1}_exit{j + 1}': float(fractions.same_EE[i, j]) for i, j in combinations(exits, 2)}
+        metrics |= {f'exit{i + 1}_right_exit{j + 1}_wrong': float(fractions.right_wrong_EE[i, j]) for i, j in permutations(exits, 2)}
+        metrics['oracle'] = fractions.oracle
         tables = (
-            f'same answer of two exits, share of {len(labels_S)} samples\n{matrix_table(shares.same_EE)}\n'
-            f'exit of the row right, exit of the column wrong\n{matrix_table(shares.right_wrong_EE, diagonal=False)}\n'
-            f'some exit right: {100 * shares.oracle:.2f}%'
+            f'same answer of two exits, fraction of {len(labels_S)} samples\n{matrix_table(fractions.same_EE)}\n'
+            f'exit of the row right, exit of the column wrong\n{matrix_table(fractions.right_wrong_EE, diagonal=False)}\n'
+            f'some exit right: {100 * fractions.oracle:.2f}%'
         )
         return metrics, tables

@@ -30,7 +30,7 @@ def exit_accuracies(scores_SEK: np.ndarray, labels_S: np.ndarray, topk: Sequence
         Per exit a dict with ``top1``, ``top5`` .. and ``mean_class`` (mean over the classes that occur), each in [0, 1].
 
     Raises:
-        ValueError: If there is no sample, a score is not finite, or a label is no class number.
+        UserError: If there is no sample, a score is not finite, or a label is no class number.
     """
     check_scores(scores_SEK, labels_S, 'an accuracy')
     return _accuracies(label_ranks(scores_SEK, labels_S), labels_S, topk)

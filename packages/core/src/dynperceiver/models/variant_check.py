@@ -57,9 +57,9 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
     if not given:
         names = ', '.join(prefix + part for part in PARTS)
         raise UserError(
-            f'the checkpoint holds no weights of this network: no key begins with {names}. Rule: nothing may stay random unnoticed. '
-            "Remedy: use a checkpoint of this config; to start from an image checkpoint, ours or the authors', give it as "
-            "init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...)."
+            f'the checkpoint holds no weights of this network: no key begins with {names}. Use a checkpoint of this '
+            "config; to start from an image checkpoint of this project or of the authors, set init_cfg=dict(type='dynperceiver."
+            "ImageCheckpoint', checkpoint=...)"
         )
     own = {key: value for key, value in model.state_dict().items() if key.startswith(PARTS)}
     unused = unused_prefixes(model)
@@ -89,14 +89,14 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
         facts.append(f'not in the model: {_listing(foreign)}')
     only_heads = not absent and not foreign and all(name.startswith('exits.') for name in shapes)
     remedy = (
-        "to start from it with other classes, give it as init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...), which leaves "
-        'out what depends on the classes'
+        "to start from it with other classes, set init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...), which leaves out "
+        'what depends on the classes'
         if only_heads
         else 'use the config that the checkpoint was trained with, or a checkpoint of this config'
     )
     rule = (
-        'number of classes must be equal'
+        'The number of classes must be equal'
         if only_heads
-        else 'feature_branch, width, num_latents, depth_factors and the ablation switches must be equal'
+        else 'The feature_branch, width, num_latents, depth_factors and the ablation switches must be equal'
     )
-    raise UserError(f'the checkpoint is of another variant than the model: {"; ".join(facts)}. Rule: {rule}. Remedy: {remedy}.')
+    raise UserError(f'the checkpoint is of another variant than the model: {"; ".join(facts)}. {rule}; {remedy}')

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dynperceiver_runtime import MissingFileError, UserError
+from dynperceiver_runtime.files import reading
 
 from .files import load_pyplot, save_figure
 
@@ -30,8 +31,10 @@ def read_exit_accuracies(path: str | Path, metric: str = 'top1') -> list[float]:
     remedy = 'pass the one that tools/test.py writes in its work dir, WORK_DIR/TIME/TIME.json'
     if not Path(path).is_file():
         raise MissingFileError(f'result {path} is missing; {remedy}')
+    with reading(path, 'result'):
+        content = Path(path).read_bytes()
     try:
-        values = json.loads(Path(path).read_text(encoding='utf-8'))
+        values = json.loads(content)
     except ValueError as error:
         raise UserError(f'{path} is not the JSON file of one test ({error}); {remedy}') from error
     if not isinstance(values, dict):

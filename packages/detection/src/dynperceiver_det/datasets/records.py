@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from dynperceiver_runtime import UserError
+from dynperceiver_runtime.files import reading
 
 __all__ = ['Records', 'in_words', 'read_json', 'require_sections']
 
@@ -44,7 +45,7 @@ def read_json(path: str, name: str) -> dict[str, Any]:
         UserError: If it is empty, cut off, no JSON, or something else than an object.
     """
     try:
-        with open(path, encoding='utf-8-sig') as file:
+        with reading(name, 'annotation file'), open(path, encoding='utf-8-sig') as file:
             text = file.read()
         content = json.loads(text)
     except UnicodeDecodeError as error:

@@ -14,7 +14,8 @@ from mmengine.fileio import load
 from mmengine.registry import DATASETS, DefaultScope
 
 from dynperceiver.data import innermost_datasets
-from dynperceiver_runtime import MissingFileError, UserError
+from dynperceiver_runtime import FileError, MissingFileError, UserError
+from dynperceiver_runtime.files import reading
 
 from .scoring import IOU_TYPES, check_image_ids, read_detections, read_ground_truth, score_detections
 
@@ -102,7 +103,10 @@ def _score_json(cfg: Config, result: Path, metainfo: Mapping[str, Any], iou_type
 
 def _read_samples(result: Path) -> list[dict[str, Any]]:
     try:
-        samples = load(result)
+        with reading(result, 'result file'):
+            samples = load(result)
+    except FileError:
+        raise
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError, KeyError) as error:
         raise UserError(f'{result} cannot be read as a pickle ({error}); keep the predictions again with tools/test.py --out') from error
     if not isinstance(samples, list):

@@ -16,7 +16,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
-from dynperceiver_runtime import MissingFileError, UserError
+from dynperceiver_runtime import FileError, MissingFileError, UserError
+from dynperceiver_runtime.files import reading
 
 __all__ = ['FIGURES', 'IOU_TYPES', 'check_image_ids', 'read_detections', 'read_ground_truth', 'score_detections']
 
@@ -61,8 +62,10 @@ def read_detections(result_file: str | Path) -> list[Any]:
     """
     if not Path(result_file).is_file():
         raise MissingFileError(f'result file {result_file} is missing; tools/test.py CONFIG CHECKPOINT --out FILE.pkl makes one')
+    with reading(result_file, 'result file'):
+        content = Path(result_file).read_bytes()
     try:
-        detections = json.loads(Path(result_file).read_bytes())
+        detections = json.loads(content)
     except ValueError as error:
         raise UserError(f'{result_file} cannot be read as JSON ({error}); write it again') from error
     if not isinstance(detections, list):
@@ -83,9 +86,11 @@ def read_ground_truth(path: str | Path) -> COCO:
     if not Path(path).is_file():
         raise MissingFileError(f'ground truth {path} is missing; set ann_file of test_evaluator in the config, or get the annotations')
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with reading(path, 'ground truth'), contextlib.redirect_stdout(io.StringIO()):
             ground_truth = COCO(str(path))
         complete = all(isinstance(ground_truth.dataset.get(key), list) for key in ('images', 'annotations', 'categories'))
+    except FileError:
+        raise
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(f'ground truth {path} is not in the format of COCO ({error!r}); correct ann_file in the config') from error
     if not complete:

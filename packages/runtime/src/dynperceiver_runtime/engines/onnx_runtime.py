@@ -116,6 +116,11 @@ class OnnxRuntimeEngine:
         return None if self.folder is None else find_policy(self.folder, self.manifest)
 
     @property
+    def average_views(self) -> Any:
+        """How the exported model averages the views of a video; ``None`` where that is not known."""
+        return self.manifest.preprocessing.get('average_views')
+
+    @property
     def num_exits(self) -> int:
         """Segments, each with its exit."""
         return self.manifest.num_exits

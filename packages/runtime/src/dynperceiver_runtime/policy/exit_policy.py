@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from .exit_rule import first_exit, reaches
 from .policy_file import PolicyError, PolicyRecord, fingerprint_of_arrays, read_policy_file, write_policy_file
 from .scores import SCORES, check_score, check_temperature, log_odds, score_samples, to_probability
@@ -33,14 +34,14 @@ AGREEMENT = 1e-9  # of log-odds with thresholds, relative: rounding of the conve
 
 def _floats(values: object, name: str, remedy: str) -> tuple[float, ...]:
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise ValueError(f'{name}={values!r} is no sequence of numbers; {remedy}')
+        raise UserError(f'{name}={values!r} is no sequence of numbers; {remedy}')
     values = tuple(values)
     try:
         return tuple(float(value) for value in values)
     except OverflowError:
-        raise ValueError(f'{name} has a whole number of more than 308 digits, which no float holds; {remedy}') from None
+        raise UserError(f'{name} has a whole number of more than 308 digits, which no float holds; {remedy}') from None
     except (TypeError, ValueError):
-        raise ValueError(f'{name}={values} are not all numbers; {remedy}') from None
+        raise UserError(f'{name}={values} are not all numbers; {remedy}') from None
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ class ExitPolicy:
     def __post_init__(self) -> None:
         thresholds = _floats(self.thresholds, 'thresholds', 'pass one per exit but the last, such as (0.7, 0.8, 0.9) for four exits')
         if not thresholds:
-            raise ValueError('thresholds=() is empty; pass one per exit but the last, one or more')
+            raise UserError('thresholds=() is empty; pass one per exit but the last, one or more')
         for number, threshold in enumerate(thresholds, 1):
             if not math.isfinite(threshold) or threshold < 0:
-                raise ValueError(
+                raise UserError(
                     f'threshold {threshold} of exit {number}: thresholds are finite numbers of 0 (all leave) or more; to let nobody leave, '
                     f'set {NEVER}'
                 )
@@ -89,7 +90,7 @@ class ExitPolicy:
         else:
             temperatures = _floats(temperature, 'temperature', 'pass one number, or one per exit')
         if len(temperatures) != num_exits:
-            raise ValueError(
+            raise UserError(
                 f'{len(temperatures)} temperatures do not go with {num_exits} exits ({len(thresholds)} thresholds); pass one number, or '
                 'one per exit, the last included'
             )
@@ -100,9 +101,9 @@ class ExitPolicy:
             for name in ('cost_gflops', 'cost_ms'):
                 costs = getattr(self.record, name)
                 if costs is not None and len(costs) != num_exits:
-                    raise ValueError(f'the record has {len(costs)} {name} for {num_exits} exits; record one per exit, the last included')
+                    raise UserError(f'the record has {len(costs)} {name} for {num_exits} exits; record one per exit, the last included')
         if self.scale not in SCALES:
-            raise ValueError(f'scale={self.scale!r} is unknown; choose one of {", ".join(SCALES)}')
+            raise UserError(f'scale={self.scale!r} is unknown; choose one of {", ".join(SCALES)}')
         object.__setattr__(self, 'thresholds', thresholds)
         object.__setattr__(self, 'temperature', temperatures)
         if self.log_odds is not None:
@@ -113,16 +114,16 @@ class ExitPolicy:
         """Log-odds that belong to the thresholds."""
         what_to_do = 'pass log_odds=None to decide by the thresholds alone'
         if self.scale != 'log_odds':
-            raise ValueError(f'log_odds={values!r} do not go with scale={self.scale!r}; {what_to_do}')
+            raise UserError(f'log_odds={values!r} do not go with scale={self.scale!r}; {what_to_do}')
         checked = _floats(values, 'log_odds', what_to_do)
         if len(checked) != len(self.thresholds):
-            raise ValueError(f'{len(checked)} log_odds do not go with {len(self.thresholds)} thresholds; {what_to_do}')
+            raise UserError(f'{len(checked)} log_odds do not go with {len(self.thresholds)} thresholds; {what_to_do}')
         for number, (value, threshold) in enumerate(zip(checked, self.thresholds, strict=True), 1):
             low, high = decision_threshold(threshold), largest_decision_threshold(threshold)
             if not low - AGREEMENT * max(1, abs(low)) <= value <= high + AGREEMENT * max(1, abs(high)) and value not in (low, high):
-                raise ValueError(
-                    f'log_odds {value:.9g} of exit {number} are not those of its threshold {threshold:.9g}, which are {low:.9g} to {high:.9g}; '
-                    f'{what_to_do}'
+                raise UserError(
+                    f'log_odds {value:.9g} of exit {number} are not those of its threshold {threshold:.9g}, which are {low:.9g} to '
+                    f'{high:.9g}; {what_to_do}'
                 )
         return checked
 
@@ -204,7 +205,7 @@ class ExitPolicy:
             if wrong_S.any():
                 raise ValueError(
                     f'exit {exit_index + 1}: {int(wrong_S.sum())} of {score_S.size} scores are {what} (the first is that of sample '
-                    f'{int(wrong_S.argmax())}); scores are numbers from 0 to 1: take them from score_of, which says what is wrong with logits'
+                    f'{int(wrong_S.argmax())}); scores are numbers from 0 to 1: take them from score_of, which says what is wrong'
                 )
         return log_odds_of_scores(score_S) if self.scale == 'log_odds' else score_S
 
@@ -338,8 +339,7 @@ class ExitPolicy:
         A policy that decides as files of version 1 do is written as such a file, all others as version 2.
 
         Raises:
-            FileNotFoundError: If the folder is missing.
-            PolicyError: If the file cannot be written.
+            FileError: If the file cannot be written, for example since its folder is missing.
         """
         write_policy_file(path, self._fields(), self.record)
 
@@ -360,7 +360,7 @@ class ExitPolicy:
         fields, record = read_policy_file(path)
         try:
             policy = cls(**fields, record=record)
-        except ValueError as error:
+        except UserError as error:
             raise PolicyError(f'{path}: {error}. Make the file anew with tools/calibrate.py') from error
         if checkpoint is not None:
             try:

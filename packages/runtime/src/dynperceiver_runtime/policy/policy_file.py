@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import FileError, MissingFileError, UserError
+from ..files import write_json
 
 __all__ = ['PolicyError', 'PolicyRecord', 'fingerprint_of_arrays', 'read_policy_file', 'write_policy_file']
 
@@ -119,12 +120,9 @@ def write_policy_file(path: str | os.PathLike[str], fields_: Mapping[str, Any], 
         record: The record.
 
     Raises:
-        FileNotFoundError: If the folder is missing.
+        MissingFileError: If the folder is missing.
         PolicyError: If the file cannot be written.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f'{path} cannot be written: the folder {path.parent} is missing; create it first')
     version = VERSION_OF_SCALE[fields_['scale']]
     content = {'format': FORMAT, 'version': version, **{name: fields_[name] for name in FIELDS[version] if name != 'record'}}
     content['record'] = None if record is None else asdict(record)
@@ -133,22 +131,12 @@ def write_policy_file(path: str | os.PathLike[str], fields_: Mapping[str, Any], 
         content['record']['expected'] = {new_names.get(name, name): value for name, value in record.expected.items()}
     elif content.get('log_odds') is not None:
         content['log_odds'] = [value if math.isfinite(value) else None for value in content['log_odds']]
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        try:
-            with temporary.open('w', encoding='utf-8') as file:
-                file.write(text + '\n')
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise PolicyError(
-            f'policy {path} cannot be written ({error.strerror or error}); choose the name of a file in a folder that you may write to, '
-            'with space left'
-        ) from error
+        write_json(path, content, 'policy', allow_nan=False)
+    except MissingFileError:
+        raise
+    except FileError as error:
+        raise PolicyError(str(error)) from error
 
 
 def read_policy_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], PolicyRecord | None]:
@@ -173,8 +161,8 @@ def read_policy_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Poli
     version = content.get('version')
     if not isinstance(version, int) or isinstance(version, bool) or version not in FIELDS:
         raise PolicyError(
-            f'{path} is a policy of version {version!r}, and this package reads versions {", ".join(map(str, FIELDS))}; update this package if '
-            f'the file is newer, or {REMEDY}'
+            f'{path} is a policy of version {version!r}, and this package reads versions {" and ".join(map(str, FIELDS))}; update this '
+            f'package if the file is newer, or {REMEDY}'
         )
     _check_names(path, content, ('format', 'version', *FIELDS[version]), '')
     if not isinstance(content['score'], str):

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..errors import UserError
+
 __all__ = [
     'LARGEST_LOG_ODDS',
     'SCORES',
@@ -98,7 +100,7 @@ def check_score(score: object) -> str:
         ValueError: If not.
     """
     if not isinstance(score, str) or score not in SCORES:
-        raise ValueError(f'score={score!r} is unknown; choose one of {", ".join(SCORES)}')
+        raise UserError(f'score={score!r} is unknown; choose one of {", ".join(SCORES)}')
     return score
 
 
@@ -110,7 +112,7 @@ def check_temperature(temperature: float, exit_index: int = 0) -> float:
     """
     low, high = TEMPERATURE_LIMITS
     if not low <= temperature <= high:
-        raise ValueError(
+        raise UserError(
             f'temperature {temperature} of exit {exit_index + 1}: temperatures are numbers from {low:g} to {high:g}; 1.0 changes nothing, '
             'and tools/calibrate.py --fit-temperature finds those that fit'
         )
@@ -283,10 +285,10 @@ def _by_chunks(
     return score_S
 
 
-def _not_finite(bad_S: np.ndarray, exit_index: int, sample_S: np.ndarray | None) -> ValueError:
+def _not_finite(bad_S: np.ndarray, exit_index: int, sample_S: np.ndarray | None) -> UserError:
     first = int(bad_S.argmax())
     number = first if sample_S is None else int(sample_S[first])
-    return ValueError(
+    return UserError(
         f'exit {exit_index + 1}: the logits of {int(bad_S.sum())} of {len(bad_S)} samples are not finite (the first is sample {number}), '
         'so no exit can be chosen for them. Look for NaN or infinity in the input of these samples; where it is finite, the weights have '
         'diverged: take an earlier checkpoint, or run in float32'

@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from dynperceiver_runtime.errors import MissingPackageError, UserError
+
 try:
     import onnx_ir
     import onnxscript  # noqa: F401  what PyTorch's exporter needs
     from onnx_ir.passes import common
 except ImportError as error:
-    raise ImportError(f'exporting needs ONNX ({error}); install it: pip install onnx onnxscript onnxruntime') from error
+    raise MissingPackageError(f'exporting needs ONNX ({error}); install it: pip install onnx onnxscript onnxruntime') from error
 
 __all__ = ['FORBIDDEN', 'ExportError', 'check_graph', 'clean_graph', 'read_inputs']
 
 FORBIDDEN = {
     **dict.fromkeys(('Shape', 'Size', 'Range', 'ConstantOfShape', 'Expand', 'NonZero'), 'arithmetic on shapes'),
     **dict.fromkeys(('ScatterND', 'ScatterElements', 'Loop', 'If', 'Scan'), 'writing in place, or control flow'),
-    **dict.fromkeys(('BatchNormalization', 'Dropout', 'Identity'), 'what folding leaves none of'),
+    **dict.fromkeys(('Dropout', 'Identity'), 'what has no place in inference'),
 }
 """Operators that slow a graph down and that none of ours needs, and what they are."""
 
 
-class ExportError(ValueError):
-    """A network cannot be exported; the message says value, rule and remedy."""
+class ExportError(UserError):
+    """A network cannot be exported; the message says what was expected and what to try."""
 
 
 def clean_graph(model: Any) -> None:
@@ -68,7 +70,7 @@ def check_graph(model: Any, number: int) -> None:
     if found:
         listed = ', '.join(f'{count} {name} ({FORBIDDEN[name]})' for name, count in sorted(found.items()))
         raise ExportError(
-            f'the graph of segment {number} has {listed}. Rule: shapes are constants but for the batch. Remedy: give the layer that brings '
+            f'the graph of segment {number} has {listed}, where all shapes but the batch size are constants; give the layer that brings '
             'them a form without them under torch.compiler.is_exporting()'
         )
     passed = [value.name for value in model.graph.outputs if value.is_graph_input()]

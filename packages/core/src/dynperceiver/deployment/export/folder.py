@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from pathlib import Path
 
 from dynperceiver_runtime.engines.base import EngineError
 from dynperceiver_runtime.engines.manifest import FORMAT, MANIFEST, POLICY, VERSION, Manifest, read_manifest
+from dynperceiver_runtime.errors import ExistingFileError
+from dynperceiver_runtime.files import REFUSALS, make_folders, write_json, writing
 
 __all__ = ['check_target', 'new_folder', 'write_manifest']
 
@@ -20,12 +21,12 @@ def check_target(folder: Path) -> None:
     """Check that a folder may be written: it is missing, empty, or an export that nothing was added to.
 
     Raises:
-        FileExistsError: If it holds anything else.
+        ExistingFileError: If it holds anything else.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise FileExistsError(f'{folder} is a file, and an export is a folder; choose another name')
+        raise ExistingFileError(f'{folder} is a file, and an export is a folder; choose another name')
     found = {path.name for path in folder.iterdir()}
     try:
         own = {MANIFEST, POLICY, *(graph.file for graph in read_manifest(folder).segments)} if found else set()
@@ -33,7 +34,7 @@ def check_target(folder: Path) -> None:
         own = set()
     if found - own:
         listed = ', '.join(sorted(found - own)[:4])
-        raise FileExistsError(
+        raise ExistingFileError(
             f'{folder} holds other things than an export ({listed}), which would be lost; choose a new folder, or empty this one'
         )
 
@@ -46,32 +47,34 @@ def new_folder(folder: Path) -> Iterator[Path]:
         folder: The target; an earlier export there is replaced. Folders above it are made where they are missing.
 
     Raises:
-        FileExistsError: If the target holds other things.
+        ExistingFileError: If the target holds other things.
+        FileError: If it cannot be written, for example since the disk is full.
     """
     folder = folder.resolve()
     check_target(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial, former = (folder.with_name(f'.{folder.name}.{os.getpid()}.{name}') for name in ('partial', 'former'))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        check_target(folder)
-        if folder.exists():
-            os.rename(folder, former)
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            if former.exists():
-                os.rename(former, folder)
-            raise
-    finally:
+    make_folders(folder.parent)
+    with writing(folder, 'export', only=REFUSALS):
+        partial, former = (folder.with_name(f'.{folder.name}.{os.getpid()}.{name}') for name in ('partial', 'former'))
         shutil.rmtree(partial, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(former, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            check_target(folder)
+            if folder.exists():
+                os.rename(folder, former)
+            try:
+                os.rename(partial, folder)
+            except OSError:
+                if former.exists():
+                    os.rename(former, folder)
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            if folder.exists():
+                shutil.rmtree(former, ignore_errors=True)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write a folder's manifest."""
     content = {'format': FORMAT, 'version': VERSION, **asdict(manifest)}
-    (folder / MANIFEST).write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + '\n', encoding='utf-8')
+    write_json(folder / MANIFEST, content, 'manifest', allow_nan=False)

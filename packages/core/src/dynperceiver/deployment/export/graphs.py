@@ -16,14 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import onnx_ir
 import torch
 from torch import Tensor, nn
 
+from ...layers import without_global_hooks
 from ...models import DynPerceiver
 from ...structures import NetworkState
 from .cleaning import check_graph, clean_graph, read_inputs
 
-__all__ = ['ENTRIES', 'ExportedGraph', 'SegmentGraph', 'export_graphs']
+__all__ = ['ENTRIES', 'ExportedGraph', 'SegmentGraph', 'export_graphs', 'export_module', 'graph_bytes']
 
 ENTRIES = ('feature', 'latent', 'previous_logits')
 
@@ -111,23 +113,49 @@ def _without_chatter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _export(segment: SegmentGraph, arrays: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str], opset: int) -> Any:
-    frames = segment.network.num_frames
-    rows: Any = torch.export.Dim('batch') if frames == 1 else frames * torch.export.Dim('clips')
-    with _without_chatter(), torch.no_grad():
+def export_module(
+    module: nn.Module, arrays: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str] | None, num_frames: int, opset: int = 20
+) -> Any:
+    """The graph of a module, with any number of samples: the one place where PyTorch's exporter is called.
+
+    Args:
+        module: Folded, on the CPU, in float32, without hooks.
+        arrays: What it runs on, with the rows of two samples each.
+        inputs: Names of the arrays.
+        outputs: Names of what it returns; ``None`` leaves them to the exporter.
+        num_frames: Rows per sample.
+        opset: Version of ONNX's operators.
+
+    Returns:
+        An ``onnx_ir.Model``, cleaned.
+    """
+    rows: Any = torch.export.Dim('batch') if num_frames == 1 else num_frames * torch.export.Dim('clips')
+    shapes: Any = tuple({0: rows} for _ in arrays)
+    with _without_chatter(), without_global_hooks(), torch.no_grad():
         program = torch.onnx.export(
-            segment,
+            module,
             tuple(arrays),
             dynamo=True,
-            dynamic_shapes=(tuple({0: rows} for _ in arrays),),
+            dynamic_shapes=(shapes,) if isinstance(module, SegmentGraph) else shapes,  # that one takes any number of arrays
             input_names=list(inputs),
-            output_names=list(outputs),
+            output_names=None if outputs is None else list(outputs),
             opset_version=opset,
             optimize=True,
             verbose=False,
         )
     assert program is not None
+    clean_graph(program.model)
     return program.model
+
+
+def graph_bytes(model: Any) -> bytes:
+    """A graph as the content of an ``.onnx`` file.
+
+    Args:
+        model: An ``onnx_ir.Model``.
+    """
+    content: bytes = onnx_ir.to_proto(model).SerializeToString()
+    return content
 
 
 def export_graphs(network: DynPerceiver, image_size: tuple[int, int], opset: int) -> tuple[ExportedGraph, ...]:
@@ -164,8 +192,7 @@ def export_graphs(network: DynPerceiver, image_size: tuple[int, int], opset: int
         keeps = tuple(name for name in needed if name not in changed_names)
         names = ENTRIES if number > 1 else ('images',)
         outputs = ['logits', *(updates[name] for name in entries)]
-        model = _export(SegmentGraph(network, number, entries), arrays[number - 1], names, outputs, opset)
-        clean_graph(model)
+        model = export_module(SegmentGraph(network, number, entries), arrays[number - 1], names, outputs, network.num_frames, opset)
         check_graph(model, number)
         inputs = read_inputs(model)
         graphs.append(ExportedGraph(model, inputs, updates, keeps))

@@ -15,18 +15,26 @@ __all__ = ['check_preprocessing', 'read_preprocessing']
 
 
 def read_preprocessing(model: nn.Module) -> dict[str, Any]:
-    """``mean`` and ``std`` of the three colours (0 to 255) with which a model's data preprocessor normalises; empty where it has none.
+    """What surrounds a network in its model, for those who serve the network alone.
 
     Args:
         model: A model of MMEngine's kind, with a ``data_preprocessor``.
+
+    Returns:
+        ``mean`` and ``std`` of the three colours (0 to 255), where the data preprocessor normalises; and ``average_views``, where the model
+        says how it averages the views of a video.
     """
+    average_views = getattr(model, 'average_views', None)
+    found: dict[str, Any] = {} if average_views is None else {'average_views': average_views}
     part = getattr(model, 'data_preprocessor', None)
     mean, std, inverse_std = (getattr(part, name, None) for name in ('mean', 'std', 'inverse_std'))
     if not isinstance(std, Tensor) and isinstance(inverse_std, Tensor):
         std = 1 / inverse_std
     if not isinstance(mean, Tensor) or not isinstance(std, Tensor) or mean.numel() != 3 or std.numel() != 3:
-        return {}
-    return {name: [float(f'{value:.6g}') for value in numbers.flatten().tolist()] for name, numbers in (('mean', mean), ('std', std))}
+        return found
+    for name, numbers in (('mean', mean), ('std', std)):
+        found[name] = [float(f'{value:.6g}') for value in numbers.flatten().tolist()]
+    return found
 
 
 def check_preprocessing(preprocessing: Mapping[str, Any]) -> dict[str, Any]:

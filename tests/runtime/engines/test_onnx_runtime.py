@@ -182,7 +182,7 @@ def _edit(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (_edit('segments', 1, 'file', value='../segment2.onnx'), r'"file" of segment 2 is .* where the name of an \.onnx file in'),
         (_edit('segments', 1, 'sha256', value='0'), r'"sha256" of segment 2'),
         (_edit('segments', 1, value=7), r'segment 2 has int, where exactly'),
-        (_edit('segments', 0, 'updates', value={'feature': 'logits'}), r'segment 2 needs latent, previous_logits, which no segment before it'),
+        (_edit('segments', 0, 'updates', value={'feature': 'logits'}), r'segment 2 needs latent, previous_logits, which no segment before'),
         (_edit('cost_gflops', value=[1.0]), r'has 1 cost_gflops for 4 segments'),
         (_edit('class_names', value=['a']), r'has 1 class_names for 5 classes'),
     ],

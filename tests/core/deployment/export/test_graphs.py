@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir
 import pytest
 import torch
-from exported_networks import EXPORTED, all_logits, exported, random_images
+from exported_networks import EXPORTED, Exported, all_logits, exported, random_images
 from own_branches import SIZE as OWN_SIZE
 from own_branches import own_network
 
@@ -16,6 +21,8 @@ from dynperceiver.deployment.export.cleaning import check_graph, clean_graph, re
 from dynperceiver.deployment.export.graphs import ENTRIES, SegmentGraph, export_module, graph_bytes
 from dynperceiver.deployment.folding import fold
 from dynperceiver.deployment.freezing import freeze
+from dynperceiver_runtime import DynamicRunner, ExitPolicy
+from dynperceiver_runtime.engines.manifest import MANIFEST, file_sha256
 from dynperceiver_runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from dynperceiver_runtime.engines.sessions import make_session
 
@@ -59,20 +66,68 @@ def test_states_hold_what_is_read_later_and_nothing_else() -> None:
         kind: [(entry.inputs, entry.updates, entry.keeps) for entry in exported(kind).report.manifest.segments]
         for kind in ('resnet', 'clips', 'ablated')
     }
-    entries, maps = ('feature', 'latent', 'carry'), {'feature': 'next_feature', 'latent': 'next_latent'}
+    entries, maps = ('feature', 'latent', 'previous_logits'), {'feature': 'next_feature', 'latent': 'next_latent'}
     assert flows['resnet'] == [
-        (('images',), {**maps, 'carry': 'logits'}, ()),
-        (entries, {**maps, 'carry': 'logits'}, ()),
-        (('feature',), {'feature': 'next_feature'}, ('latent', 'carry')),
+        (('images',), {**maps, 'previous_logits': 'logits'}, ()),
+        (entries, {**maps, 'previous_logits': 'logits'}, ()),
+        (('feature',), {'feature': 'next_feature'}, ('latent', 'previous_logits')),
         (entries, {}, ()),
     ]
-    assert [flow[1].get('carry') for flow in flows['clips']] == ['next_carry', 'next_carry', None, None], 'logits are means over a clip'
+    handed_on = [updates.get('previous_logits') for _, updates, _ in flows['clips']]
+    assert handed_on == ['next_previous_logits', 'next_previous_logits', None, None], 'logits are means over a clip'
     assert flows['ablated'] == [
         (('images',), maps, ()),
         (('feature', 'latent'), maps, ()),
         (('feature',), {'feature': 'next_feature'}, ('latent',)),
         (('feature', 'latent'), {}, ()),
     ]
+
+
+OLDER_NAMES = {'previous_logits': 'carry', 'next_previous_logits': 'next_carry'}
+
+
+def _older(one: Exported, folder: Path) -> Path:
+    """The folder as it was exported when the state's entries had other names."""
+
+    def older(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {older(key): older(content) for key, content in value.items()}
+        return [older(content) for content in value] if isinstance(value, list) else OLDER_NAMES.get(value, value)
+
+    shutil.copytree(one.folder, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for segment in manifest['segments']:
+        path = folder / segment['file']
+        model = onnx.load(path)
+        for value in (*model.graph.input, *model.graph.output):
+            value.name = older(value.name)
+        for node in model.graph.node:
+            node.input[:], node.output[:] = older(list(node.input)), older(list(node.output))
+        onnx.save(model, path)
+        segment['sha256'] = file_sha256(path)
+    manifest['segments'] = older(manifest['segments'])
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize('kind', ['resnet', 'clips'])
+def test_folders_exported_under_older_names_run(kind: str, tmp_path: Path) -> None:
+    one = exported(kind)
+    folder, images = _older(one, tmp_path / 'older'), random_images(one, 3)
+    text = (folder / MANIFEST).read_text()
+    assert '"carry"' in text and 'previous_logits' not in text
+    engines = OnnxRuntimeEngine(folder, num_threads=1), OnnxRuntimeEngine(one.folder, num_threads=1)
+    states = [engine.start(images) for engine in engines]
+    for exit_index in range(engines[0].num_exits):
+        (logits, older), (same, newer) = (engine.run(exit_index, state) for engine, state in zip(engines, states, strict=True))
+        np.testing.assert_array_equal(logits, same)
+        assert ('carry' in older.arrays) == ('previous_logits' in newer.arrays)
+        index_S = np.array([2, 0]) if exit_index == 0 else np.arange(2)
+        states = [engine.concat([engine.select(state, index_S[:1]), engine.select(state, index_S[1:])])
+                  for engine, state in zip(engines, (older, newer), strict=True)]  # fmt: skip
+    policy = ExitPolicy((0.3,) * (engines[0].num_exits - 1))
+    results = [DynamicRunner(engine, policy)(images) for engine in engines]
+    np.testing.assert_array_equal(results[0].logits, results[1].logits)
 
 
 def _model(text: str) -> onnx_ir.Model:

@@ -66,7 +66,7 @@ class FakeEngine:
     def start(self, images: Any) -> FakeState:
         if np.ndim(images) != 4:
             raise EngineError(f'input of shape {np.shape(images)}: pass images as (S, 3, H, W)')
-        return FakeState(images, 0)
+        return FakeState(np.asarray(images), 0)
 
     def num_samples(self, state: FakeState) -> int:
         return len(state.images_BCHW)

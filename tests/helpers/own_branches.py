@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class _Row:
         """One block per stage, behind a convolution that halves the map where the stage does."""
         stages = [
             nn.Sequential(nn.Conv2d(before, after, 3, 1 if number == 0 else 2, 1), nn.ReLU(), self.block(after))
-            for number, (before, after) in enumerate(zip(CHANNELS, CHANNELS[1:], strict=False))
+            for number, (before, after) in enumerate(pairwise(CHANNELS))
         ]
         return FeatureBranch(nn.Conv2d(3, CHANNELS[0], 7, 4, 3), stages, CHANNELS, self.strides)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from mmengine.registry import MODELS
 from tiny_classification import NUM_CLASSES, SMALL, random_batch
 
 from dynperceiver.inference import DynamicRunner, ExitPolicy
-from dynperceiver.metrics import DynamicAccuracy
+from dynperceiver.metrics import DynamicAccuracy, MultiExitAccuracy
 from dynperceiver_cls import ClsDataSample
 from dynperceiver_cls.models import DynPerceiverClassifier
 
@@ -65,6 +66,29 @@ def test_scores_are_those_of_the_exit_where_an_image_left(dynamic: Any) -> None:
     metric.process({}, [sample.to_dict() for sample in samples])
     expected = sum(sample.pred_label == sample.gt_label for sample in samples) / 8
     assert metric.evaluate(8)['dynamic/top1'] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('folded', [True, False])
+def test_where_nobody_leaves_early_a_test_gives_what_a_plain_test_gives(classifier: Any, folded: bool) -> None:
+    """To the last digit where the network is not folded; and classes that are equal are equal there, too."""
+    classifier = copy.deepcopy(classifier)
+    with torch.no_grad():
+        for name, parameter in classifier.backbone.exits.named_parameters():
+            if parameter.shape[0] == NUM_CLASSES:
+                parameter[2] = parameter[1] = parameter.abs().amax(0) if parameter.dim() == 2 else 5
+    batch = classifier.data_preprocessor(random_batch(), training=False)
+    plain = [sample.clone() for sample in classifier(**batch, mode='predict')]
+    classifier.dynamic_runner = DynamicRunner(classifier, ExitPolicy((2.0, 2.0, 2.0)), folded=folded)
+    dynamic = classifier(**batch, mode='predict')
+    assert 1 in {sample.pred_label for sample in plain}
+    for one, other in zip(plain, dynamic, strict=True):
+        assert one.pred_label == other.pred_label
+        torch.testing.assert_close(one.pred_score, other.pred_score, rtol=1e-4 if folded else 0, atol=1e-5 if folded else 0)
+    expected, found = MultiExitAccuracy(topk=(1, 2, 5)), DynamicAccuracy(topk=(1, 2, 5))
+    expected.process({}, [sample.to_dict() for sample in plain])
+    found.process({}, [sample.to_dict() for sample in dynamic])
+    accuracies, expected_accuracies = found.evaluate(len(plain)), expected.evaluate(len(plain))
+    assert all(accuracies[f'dynamic/top{k}'] == expected_accuracies[f'acc/exit4_top{k}'] for k in (1, 2, 5))
 
 
 def test_without_a_runner_all_exits_run_again(dynamic: Any) -> None:

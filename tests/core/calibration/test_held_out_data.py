@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -274,18 +275,23 @@ def test_logits_are_those_of_the_network_in_the_loaders_order(model: Model) -> N
     assert (logits.checkpoint, logits.calibration_set) == (fingerprint_of_network(model.backbone), 'set')
 
 
-def test_views_of_a_video_are_averaged() -> None:
+@pytest.mark.parametrize('average_views', [None, 'score', 'prob'])
+def test_views_of_a_video_are_averaged_as_the_model_says(average_views: str | None) -> None:
     model = Model(num_frames=2)
+    if average_views is not None:
+        model.average_views = average_views
     videos = standard_normal((3, 3 * 2, 3, *SIZE))
     labels = [torch.tensor([2]), torch.tensor([0]), [4]]
     logits = collect_logits(model, Loader([videos[:2], videos[2:]], label=lambda number: dict(gt_label=labels[number])), 'set')
     with torch.no_grad():
-        expected = torch.stack(model.backbone(videos.flatten(0, 1) / 2)).unflatten(1, (3, 3)).mean(2).float().numpy()
-    np.testing.assert_allclose(logits.logits_ESK, expected, rtol=1e-5, atol=1e-5)
-    assert logits.form == SampleForm(*SIZE, 3) and logits.labels_S.tolist() == [2, 0, 4]
+        expected_ESVK = torch.stack(model.backbone(videos.flatten(0, 1) / 2)).unflatten(1, (3, 3))
+    expected = expected_ESVK.softmax(-1).mean(2).log() if average_views == 'prob' else expected_ESVK.mean(2)
+    np.testing.assert_allclose(logits.logits_ESK, expected.float().numpy(), rtol=1e-5, atol=1e-5)
+    assert logits.form == SampleForm(*SIZE, 3, average_views or 'score') and logits.labels_S.tolist() == [2, 0, 4]
     single = [cost.cost_gmacs for cost in count_exit_costs(model.backbone, *SIZE)]
     assert logits.form.cost_gflops(model.backbone) == pytest.approx([3 * cost for cost in single])
-    assert sample_form(model.backbone, (6, 3, *SIZE)) == logits.form
+    assert sample_form(model, (6, 3, *SIZE)) == logits.form
+    assert sample_form(model, (2, 3, *SIZE)) == sample_form(model.backbone, (2, 3, *SIZE)) == SampleForm(*SIZE, 1)
     with pytest.raises(ValueError, match=r'gives 5 frames per video, and a clip of the model has num_frames=2: .*sample that many'):
         sample_form(model.backbone, (5, 3, *SIZE))
 
@@ -320,6 +326,21 @@ def test_kept_logits_come_back(saved: tuple[Path, HeldOutLogits]) -> None:
     np.testing.assert_array_equal(back.labels_S, kept.labels_S)
     assert (back.form, back.checkpoint, back.calibration_set, back.backend) == (kept.form, 'weights', 'set', 'torch')
     assert [entry.name for entry in path.parent.iterdir()] == ['a.npz']
+
+
+def test_kept_logits_know_how_views_were_averaged(saved: tuple[Path, HeldOutLogits]) -> None:
+    path, kept = saved
+    by_prob = replace(kept, form=SampleForm(*SIZE, 2, 'prob'))
+    with pytest.raises(ValueError, match=r"is of other average of views \(score\) than those of config and checkpoint \(prob\); make it anew"):
+        HeldOutLogits.load(path, 'weights', 'set', by_prob.form)
+    by_prob.save(path)
+    assert HeldOutLogits.load(path, 'weights', 'set', by_prob.form).form == (*SIZE, 2, 'prob')
+    with np.load(path) as arrays:
+        before = {name: array for name, array in arrays.items() if name != 'average_views'}
+    np.savez(path, **before)  # as files were written when logits were averaged, whatever the model said
+    assert HeldOutLogits.load(path, 'weights', 'set', kept.form).form == (*SIZE, 2, 'score')
+    with pytest.raises(ValueError, match='other average of views'):
+        HeldOutLogits.load(path, 'weights', 'set', by_prob.form)
 
 
 def test_kept_logits_of_something_else_are_refused(saved: tuple[Path, HeldOutLogits], tmp_path: Path) -> None:

@@ -134,10 +134,12 @@ CASES: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, nn.Module], in
     'a convolution that runs twice': (lambda s, x: s.bn(s.conv(x)) + s.conv(-x), dict(conv=conv(), bn=norm()), 1),
     'a convolution with two norms': (lambda s, x: s.bn1(s.conv(x)) + s.bn2(s.conv(-x)), dict(conv=conv(), bn1=norm(), bn2=norm()), 2),
     'a norm of two convolutions': (lambda s, x: s.bn(s.conv1(x)) + s.bn(s.conv2(x)), dict(conv1=conv(), bn=norm(), conv2=conv()), 1),
-    'a norm before two convolutions': (lambda s, x: s.conv1(y := s.bn(x)) + s.conv2(y), dict(bn=norm(), conv1=conv(1, 0), conv2=conv(1, 0)), 1),
+    'a norm before two convolutions': (
+        lambda s, x: s.conv1(y := s.bn(x)) + s.conv2(y), dict(bn=norm(), conv1=conv(1, 0), conv2=conv(1, 0)), 1),
     'a block that runs twice': (lambda s, x: s.block(s.block(x)), dict(block=nn.Sequential(conv(), norm())), 1),
     'two convolutions with one weight': (lambda s, x: s.bn2(s.conv2(s.bn1(s.conv1(x)))), _tied(), 2),
-    'a weight that a function reads, too': (lambda s, x: s.bn(s.conv(x)) + F.conv2d(x, s.conv.weight, padding=1), dict(conv=conv(), bn=norm()), 1),
+    'a weight that a function reads, too': (
+        lambda s, x: s.bn(s.conv(x)) + F.conv2d(x, s.conv.weight, padding=1), dict(conv=conv(), bn=norm()), 1),
     'statistics that a function reads, too': (lambda s, x: s.bn(s.conv(x)) + _own_norm(s.bn, x), dict(conv=conv(), bn=norm()), 1),
     'a norm called as a function': (lambda s, x: _own_norm(s.bn, s.conv(x)), dict(conv=conv(), bn=norm()), 1),
     'a norm after a norm': (lambda s, x: s.bn2(s.bn1(s.conv(x))), dict(conv=conv(), bn1=norm(), bn2=norm()), 1),
@@ -159,7 +161,8 @@ CASES: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, nn.Module], in
         lambda s, x: s.bn(s.fc(x.flatten(2))), dict(fc=nn.Linear(20, C), bn=nn.BatchNorm1d(C)), 1),  # (B, C, C): all fits, and is wrong
     'channels that a Linear does not read': (
         lambda s, x: s.fc(s.bn(x.flatten(2)[..., :C])), dict(fc=nn.Linear(C, C), bn=nn.BatchNorm1d(C)), 1),
-    'one sample of a convolution alone': (lambda s, x: s.bn(s.conv(x[0].flatten(1))), dict(conv=nn.Conv1d(C, 4, 3), bn=nn.BatchNorm1d(18)), 1),
+    'one sample of a convolution alone': (
+        lambda s, x: s.bn(s.conv(x[0].flatten(1))), dict(conv=nn.Conv1d(C, 4, 3), bn=nn.BatchNorm1d(18)), 1),
     'a standardized weight': (lambda s, x: s.bn(s.conv(x)), dict(conv=_Standardized(C, C, 3), bn=norm()), 1),
     'a convolution that does more': (lambda s, x: s.bn(s.conv(x)), dict(conv=_Doubled(C, C, 3), bn=norm()), 1),
     'a norm that does more': (lambda s, x: s.bn(s.conv(x)), dict(conv=conv(), bn=_Shifted(C)), 1),

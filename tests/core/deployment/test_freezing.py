@@ -216,8 +216,8 @@ def test_a_wrong_fold_is_refused_and_the_layer_named(monkeypatch: pytest.MonkeyP
         return lambda folded: folded.get_parameter(name).mul_(factor)
 
     message = broken(raise_weight('feature_branch.stages.1.0.conv2.weight'))
-    assert 'logits of exit 1 differ by' in message and 'rounding explains 1e-08' in message and 'folded=False, and report the layer' in message
-    assert 'part at feature_branch.stages.1.0.bn2 (Identity)' in message, 'the convolution does the norm\'s work, and differs in any case'
+    assert 'logits of exit 1 differ by' in message and 'rounding explains 1e-08' in message and 'with folded=False, and report' in message
+    assert 'part at feature_branch.stages.1.0.bn2 (Identity)' in message, "the convolution does the norm's work, and differs in any case"
     message = broken(raise_weight('latent_branch.x2z.2.cross_attn.kv_proj.weight'))
     assert 'exit 1' in message and 'part at latent_branch.x2z.2.cross_attn.mlp.layernorm (LayerNorm)' in message
     message = broken(raise_weight('latent_branch.last_z2x.cross_attn.mlp.fc1.weight'))

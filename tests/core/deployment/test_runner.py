@@ -226,12 +226,19 @@ def test_clips_leave_whole() -> None:
     assert_replayed(gather(runner.stream(frames.split(6), batch_size=3)), policy, logits)
 
 
-def test_views_of_a_video_leave_together() -> None:
+@pytest.mark.parametrize('average_views', [None, 'score', 'prob'])
+def test_views_of_a_video_leave_together(average_views: str | None) -> None:
+    """On their average as the model says, or the runner's user."""
     model = narrow_model(num_frames=3, temporal_shift='bidirectional')
     frames = make_images(6 * 2 * 3)
-    logits = full_logits(model, frames).reshape(4, 6, 2, -1).mean(2)
+    logits = torch.from_numpy(full_logits(model, frames)).unflatten(1, (6, 2))
+    logits = (logits.softmax(-1).mean(2).log() if average_views == 'prob' else logits.mean(2)).numpy()
     policy = spread_policy(logits)
-    runner = DynamicRunner(model, policy, views=2)
+    holder = nn.ModuleDict({'backbone': model})
+    if average_views is not None:
+        holder.average_views = average_views
+    runner = DynamicRunner(holder, policy, views=2)
+    assert DynamicRunner(holder, policy, average_views='prob').average_views == 'prob'
     assert_replayed(runner(frames), policy, logits)
     assert_replayed(gather(runner.stream(frames.split(12), batch_size=3)), policy, logits)
     with pytest.raises(ValueError, match='3 clips are no whole number of videos of 2 views'):
@@ -298,8 +305,9 @@ def test_wrong_arguments_say_value_rule_and_remedy(model: DynPerceiver) -> None:
         DynamicRunner(build_model('resnet18', width=0.125, num_latents=8, depth_factors=(1, 1, 1, 1), num_classes=None))
     with pytest.raises(EngineError, match="pass backend='onnxruntime'"):
         DynamicRunner('some/folder')
-    with pytest.raises(EngineError, match=r'frozen when the first images come, .* call warm_up\(images\) first, or freeze'):
-        DynamicRunner(model).engine
+    with pytest.raises(EngineError, match=r'there is no engine yet: .* run a batch first, or export the network for the size'):
+        print(DynamicRunner(model, backend='onnxruntime').engine)
+    assert DynamicRunner(model).engine.frozen.image_size == (224, 224)
 
 
 def test_the_network_is_frozen_for_the_first_images_that_can_run(model: DynPerceiver) -> None:

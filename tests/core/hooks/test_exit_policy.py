@@ -270,6 +270,19 @@ def test_time_is_that_of_the_call_without_the_first_run(monkeypatch: pytest.Monk
     assert timed.batch_ms == pytest.approx(10)
 
 
+def test_views_are_averaged_as_the_model_says_and_counted_per_call() -> None:
+    model = Model(narrow_model(dtype=torch.float32, num_frames=2))
+    model.average_views = 'prob'
+    timed = TimedRunner(model, ExitPolicy((2.0, 2.0, 2.0)))
+    images = torch.randn(12, 3, *SIZE)
+    with torch.no_grad():
+        expected_SK = model.backbone(images)[3].unflatten(0, (2, 3)).softmax(-1).mean(1)
+    result = timed(images, views=3)
+    torch.testing.assert_close(result.logits.softmax(-1), expected_SK, rtol=1e-4, atol=1e-5)
+    assert timed.cost_gflops == pytest.approx([3 * cost.cost_gmacs for cost in count_exit_costs(model.backbone, *SIZE)])
+    assert timed.views == 1
+
+
 def test_cost_of_a_video_is_that_of_all_its_views() -> None:
     model = Model(narrow_model(dtype=torch.float32, num_frames=2))
     costs = [cost.cost_gmacs for cost in count_exit_costs(model.backbone, *SIZE)]

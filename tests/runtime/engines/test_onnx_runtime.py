@@ -137,7 +137,7 @@ def test_empty_batches_give_empty_answers() -> None:
 def test_states_of_other_segments_are_refused(backend: OnnxRuntimeEngine) -> None:
     start = backend.start(random_images(exported('resnet'), 1))
     after = backend.run(0, start)[1]
-    with pytest.raises(EngineError, match=r'segment 2 got a state without feature, latent, carry; .* that segment 1 returned'):
+    with pytest.raises(EngineError, match=r'segment 2 got a state without feature, latent, previous_logits; .* that segment 1 returned'):
         backend.run(1, start)
     with pytest.raises(EngineError, match=r'segment 1 got a state without images; pass it the state that start\(\) returned'):
         backend.run(0, after)
@@ -182,7 +182,7 @@ def _edit(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (_edit('segments', 1, 'file', value='../segment2.onnx'), r'"file" of segment 2 is .* where the name of an \.onnx file in'),
         (_edit('segments', 1, 'sha256', value='0'), r'"sha256" of segment 2'),
         (_edit('segments', 1, value=7), r'segment 2 has int, where exactly'),
-        (_edit('segments', 0, 'updates', value={'feature': 'logits'}), r'segment 2 needs carry, latent, which no segment before it gives'),
+        (_edit('segments', 0, 'updates', value={'feature': 'logits'}), r'segment 2 needs latent, previous_logits, which no segment before'),
         (_edit('cost_gflops', value=[1.0]), r'has 1 cost_gflops for 4 segments'),
         (_edit('class_names', value=['a']), r'has 1 class_names for 5 classes'),
     ],
@@ -299,8 +299,8 @@ def test_serving_needs_no_torch(before: str, after: str, tmp_path: Path) -> None
 def test_states_are_plain_data(backend: OnnxRuntimeEngine) -> None:
     logits, state = backend.run(0, backend.start(random_images(exported('resnet'), 2)))
     assert isinstance(state, OnnxState) and {name: array.shape for name, array in state.arrays.items()} == {
-        'feature': (2, 8, 8, 16), 'latent': (2, 4, 16), 'carry': (2, 5)}  # fmt: skip
-    assert state.arrays['carry'] is logits
+        'feature': (2, 8, 8, 16), 'latent': (2, 4, 16), 'previous_logits': (2, 5)}  # fmt: skip
+    assert state.arrays['previous_logits'] is logits
 
 
 def test_graphs_that_were_exchanged_meanwhile_are_refused(folder: Path, backend: OnnxRuntimeEngine) -> None:

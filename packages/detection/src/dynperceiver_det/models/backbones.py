@@ -96,7 +96,7 @@ class PyramidBackbone(BaseModule):
         return tuple(pyramid_levels(strides)[index] for index in self.out_indices)
 
     def pyramid(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """The maps, in any memory format."""
+        """The maps, in any memory format, which is that of the output."""
         raise NotImplementedError(f'{type(self).__name__} does not say how to compute its maps; override pyramid()')
 
     def stage_parts(self, stage: int) -> Iterator[nn.Module | nn.Parameter]:
@@ -138,10 +138,10 @@ class PyramidBackbone(BaseModule):
         """Feature maps of a batch of images of any size, shape (B, 3, H, W).
 
         Returns:
-            One map per entry of ``out_indices``, shape (B, C, ceil(H / stride), ceil(W / stride)), contiguous: mmcv's RoIAlign reads
-            channels-last maps as if they were contiguous, and pools wrong numbers from them.
+            One map per entry of ``out_indices``, shape (B, C, ceil(H / stride), ceil(W / stride)), channels-last as they were computed;
+            see :mod:`dynperceiver_det.compat` for operators that need another format.
         """
-        return tuple(feature_BCHW.contiguous() for feature_BCHW in self.pyramid(images_BCHW))
+        return self.pyramid(images_BCHW)
 
 
 @MMDET_MODELS.register_module()

@@ -211,7 +211,7 @@ def test_tool_takes_the_fractions_of_a_policy(config: Path, call_tool: Tool, mon
 
     monkeypatch.setattr(speed, 'measure_speed', fake)
     ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(expected={'exit_fractions': [0.25, 0.25, 0.1, 0.4]})).save(policy)
-    with pytest.raises(SystemExit, match='enough'):
+    with pytest.raises(ValueError, match='enough'):
         call_tool('benchmark', config, *QUICK, '--policy', policy, '--no-static')
     assert given['exit_fractions'] == pytest.approx((0.25, 0.25, 0.1, 0.4)) and given['static'] is False
     ExitPolicy((0.5, 0.5, 0.5)).save(policy)

@@ -6,7 +6,6 @@ Shape suffixes: S samples, E exits.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -25,6 +24,7 @@ from ..calibration.held_out_scores import check_fractions
 from ..deployment.engines import ENGINES
 from ..deployment.folding import fold
 from ..deployment.runner import DynamicRunner
+from ..layers import copy_without_hooks
 from ..models import DynPerceiver, StaticTrunk, network_with_exits
 from .timing import find_crossover, machine_description, num_torch_threads, time_calls
 
@@ -194,7 +194,7 @@ class _Contestants:
         if eager and self.backend == 'torch':
             for name, model in {EAGER_NETWORK: self.network, EAGER_TRUNK: self.trunk}.items():
                 if model is not None:
-                    calls[name] = eager_call(copy.deepcopy(model).to(self.device or 'cpu'), images)
+                    calls[name] = eager_call(copy_without_hooks(model).to(self.device or 'cpu'), images)
         return calls, batches
 
 

@@ -55,12 +55,14 @@ def test_mistakes_in_a_config_are_messages(write: Callable[..., Path], text: str
         ('open("/none/at/all")', FileNotFoundError),
         ("custom_imports = dict(imports=['half_made'])", ImportError),
         ("custom_imports = dict(imports=['broken_code'])", TypeError),
+        ("custom_imports = dict(imports=['asks_wrongly'])", ImportError),
     ],
 )
 def test_faults_of_code_keep_their_traceback(write: Callable[..., Path], text: str, kind: type[Exception]) -> None:
     write(BASE, 'base.py')
     write('from json import nothing_of_this_name\n', 'half_made.py')
     write('value = 1 + None\n', 'broken_code.py')
+    write('import json.nothing_of_this_name\n', 'asks_wrongly.py')
     with pytest.raises(kind) as caught:
         read_config(write(text))
     assert not isinstance(caught.value, UserError)

@@ -125,7 +125,7 @@ def test_a_reader_that_has_gone_ends_it_without_a_word(buffered: bool) -> None:
 
 def test_a_reader_that_has_gone_before_a_short_text_is_written() -> None:
     """It waits in a buffer until the tool ends."""
-    code = f'{PRINT}run_tool(lambda: [print("line"), input()])'
+    code = f'{PRINT}run_tool(lambda: [print("line"), sys.stdin.read()])'
     command = [sys.executable, '-c', code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None

@@ -13,8 +13,8 @@ from dynperceiver_runtime.command_line import DEBUG_FLAG, DEBUG_VARIABLE, run_to
 WORKER = """Caught {name} in DataLoader worker process 0.
 Original Traceback (most recent call last):
   File "/x/worker.py", line 1, in run
-    raise KeyError('first')
-KeyError: 'first'
+    raise {name}('first')
+dynperceiver_runtime.errors.{name}: first
 
 The above exception was the direct cause of the following exception:
 
@@ -120,6 +120,18 @@ def test_a_reader_that_has_gone_ends_it_without_a_word(buffered: bool) -> None:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == 'line\n'
         process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ('', 141)
+
+
+def test_a_reader_that_has_gone_before_a_short_text_is_written() -> None:
+    """It waits in a buffer until the tool ends."""
+    code = f'{PRINT}run_tool(lambda: [print("line"), sys.stdin.read()])'
+    command = [sys.executable, '-c', code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        process.stdin.write('go on\n')
+        process.stdin.close()
         assert (process.stderr.read(), process.wait()) == ('', 141)
 
 

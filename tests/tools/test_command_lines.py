@@ -164,7 +164,7 @@ def test_predictions_go_to_a_pickle_file(checkpoint: str, detection: str, flag: 
     assert merged_test(checkpoint, flag, 'o.pkl').test_evaluator == [own, dict(type='mmengine.DumpResults', out_file_path='o.pkl')]
     assert merged_test(checkpoint, flag, 'o.pickle', config=detection).test_evaluator[-1] == dict(
         type='mmdet.DumpDetResults', out_file_path='o.pickle')
-    with pytest.raises(UsageError, match=r'--out o\.json: .* its name must end in \.pkl or \.pickle'):
+    with pytest.raises(UsageError, match=r'--out o\.json: .* use a name that ends in \.pkl or \.pickle'):
         merged_test(checkpoint, flag, 'o.json')
 
 

@@ -91,7 +91,7 @@ def test_policy_of_another_checkpoint_is_refused(export: Callable[..., list[Any]
     ('flags', 'message'),
     [
         (['--shape', '1', '2', '3'], r'^error: --shape 1 2 3: give one number of pixels for a square'),
-        (['--shape', '16'], r'^error: image_size=\(16, 16\): pass height and width in pixels'),
+        (['--shape', '16'], r'^error: image_size=\(16, 16\): '),
         (['--opset', '9'], r'^error: opset=9: pass 18 to 23'),
         (['--policy', 'none.json'], r'^error: policy none\.json is missing'),
         (['--cfg-options', 'model.backbone.num_classes=None'], r'^error: DynPerceiverClassifier|^error: .*num_classes'),

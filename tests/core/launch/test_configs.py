@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dynperceiver.launch import UsageError, checkpoint_config, read_config, tool_parser
-from dynperceiver_runtime import MissingFileError, MissingPackageError, UserError
+from dynperceiver.launch import UsageError, build_runner, checkpoint_config, read_config, tool_parser
+from dynperceiver_runtime import ExistingFileError, MissingFileError, MissingPackageError, UserError
 
 BASE = "model = dict(type='A', depth=3, stages=[dict(width=1)])\n"
 
@@ -55,12 +55,14 @@ def test_mistakes_in_a_config_are_messages(write: Callable[..., Path], text: str
         ('open("/none/at/all")', FileNotFoundError),
         ("custom_imports = dict(imports=['half_made'])", ImportError),
         ("custom_imports = dict(imports=['broken_code'])", TypeError),
+        ("custom_imports = dict(imports=['asks_wrongly'])", ImportError),
     ],
 )
 def test_faults_of_code_keep_their_traceback(write: Callable[..., Path], text: str, kind: type[Exception]) -> None:
     write(BASE, 'base.py')
     write('from json import nothing_of_this_name\n', 'half_made.py')
     write('value = 1 + None\n', 'broken_code.py')
+    write('import json.nothing_of_this_name\n', 'asks_wrongly.py')
     with pytest.raises(kind) as caught:
         read_config(write(text))
     assert not isinstance(caught.value, UserError)
@@ -100,3 +102,12 @@ def test_a_checkpoint_is_tested_with_the_options_merged(write: Callable[..., Pat
     assert cfg.test_dataloader.persistent_workers is False
     with pytest.raises(MissingFileError, match=r'checkpoint none\.pth is missing'):
         checkpoint_config(config, 'none.pth')
+
+
+def test_runners_need_a_model_and_a_work_dir_that_can_be_made(write: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r'bare\.py has no model; pass the config of a training$'):
+        build_runner(read_config(write("work_dir = 'here'", 'bare.py')))
+    (tmp_path / 'file').touch()
+    cfg = read_config(write(f"model = dict(type='A')\nwork_dir = {str(tmp_path / 'file' / 'here')!r}"))
+    with pytest.raises(ExistingFileError, match=r'^work dir .*file/here cannot be made, since a file is in its place'):
+        build_runner(cfg)

@@ -236,7 +236,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 
 
 def run_checks(checks: Iterable[Callable[[], Finding]]) -> list[Finding]:
-    """Run the checks in order; one that stumbles over a part which an earlier one reports becomes a failure, not a traceback."""
+    """Run the checks in order; one that cannot run because of a part that an earlier one reports counts as failed, without a traceback."""
     with contextlib.suppress(Exception):  # what is broken here is named by its own check, and check_checkpoints tells whether it worked
         compat.apply()
     findings = []
@@ -245,7 +245,7 @@ def run_checks(checks: Iterable[Callable[[], Finding]]) -> list[Finding]:
             findings.append(check())
         except Exception as error:
             name = check.__name__.removeprefix('check_').replace('_', ' ')
-            findings.append(Finding(name, 'FAIL', f'cannot be checked ({_first_line(error)})', 'the remedies above, then the doctor again'))
+            findings.append(Finding(name, 'FAIL', f'cannot be checked ({_first_line(error)})', 'what is said above, then the doctor again'))
     return findings
 
 

@@ -41,7 +41,7 @@ class BadSampleMixin(BaseDataset):
     In training a sample whose file is at fault is logged once per file, marked, and replaced by another one. Its own index seeds that draw:
     the same sample stands in for it in every epoch and every run, however many workers there are and wherever training was resumed. With
     ``test_mode=True`` it raises. An exception of the pipeline counts as the file's fault only if an independent look at the file finds one;
-    otherwise it goes on as it is.
+    otherwise it is raised unchanged.
 
     The marks are one byte per sample in shared memory: the main process sees what DataLoader workers marked, forked or spawned.
 

@@ -53,8 +53,8 @@ class ResumableRandomnessHook(Hook):
     epoch. This hook seeds the main process before every iteration (by rank) for what the model draws, every sample in the workers, and
     the order of the samples by the seed that the checkpoint was trained with.
 
-    Seeding before every epoch would not do: a resumed run starts its loader's workers in another epoch than the run that was not
-    stopped, and starting them draws a random number.
+    Seeding before every epoch would not do: a resumed run starts its loader's workers in another epoch than the uninterrupted run, and
+    starting them draws a random number.
     """
 
     priority = 'VERY_HIGH'

@@ -17,7 +17,7 @@ from dynperceiver_runtime import MissingFileError, MissingPackageError, UserErro
 from .arguments import UsageError
 from .tasks import task_of
 
-__all__ = ['checkpoint_config', 'let_no_workers_persist', 'merge_options', 'read_config', 'start_config']
+__all__ = ['checkpoint_config', 'let_no_workers_persist', 'merge_options', 'read_config', 'require_model', 'start_config']
 
 
 def read_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) -> Config:
@@ -117,6 +117,16 @@ def checkpoint_config(
     merge_options(cfg, cfg_options)
     let_no_workers_persist(cfg)
     return cfg
+
+
+def require_model(cfg: Config) -> None:
+    """Refuse a config without a model.
+
+    Raises:
+        UsageError: If it has none.
+    """
+    if cfg.get('model') is None:
+        raise UsageError(f'{cfg.filename} has no model; pass the config of a training')
 
 
 def let_no_workers_persist(cfg: Config) -> None:

@@ -13,13 +13,13 @@ from dynperceiver_runtime import UserError
 from ..checkpoint import read_state_dict
 from ..models import DynPerceiver, network_with_exits
 from .arguments import UsageError
+from .configs import require_model
 
 __all__ = ['load_backbone', 'load_network']
 
 
 def _build(cfg: Config) -> nn.Module:
-    if cfg.get('model') is None:
-        raise UsageError(f'{cfg.filename} has no model; pass the config of a training')
+    require_model(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model: nn.Module = MODELS.build(cfg.model)
     return model.eval()

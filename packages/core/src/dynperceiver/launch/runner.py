@@ -8,7 +8,10 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from dynperceiver_runtime.files import make_folders
+
 from ..hooks import CheckpointFileHook, SplitRecordHook
+from .configs import require_model
 
 __all__ = ['build_runner', 'leave_config_unformatted', 'prepare_cpu_processes']
 
@@ -49,7 +52,14 @@ def build_runner(cfg: Config) -> Runner:
     """Runner of a config, of the config's own ``runner_type`` where it names one; it names the checkpoint file that it cannot load.
 
     What a checkpoint needs to be calibrated is kept in it; see :class:`~dynperceiver.hooks.SplitRecordHook`.
+
+    Raises:
+        UsageError: If the config has no model.
+        FileError: If its work dir cannot be made.
     """
+    require_model(cfg)
+    if cfg.get('work_dir'):
+        make_folders(cfg.work_dir, 'work dir')
     leave_config_unformatted(cfg)
     prepare_cpu_processes(cfg)
     runner: Runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -68,7 +68,7 @@ def exit_table(rows: Sequence[Mapping[str, float]], formats: Mapping[str, str]) 
 
     Args:
         rows: Values by name, one dict per exit, all with the same names.
-        formats: Format of a name's values where they are no fractions, which are written in percent.
+        formats: Format of a name's values, if these are not fractions, which are written in percent.
     """
     names = list(rows[0])
     lines = ['exit  ' + '  '.join(f'{name:>10}' for name in names)]

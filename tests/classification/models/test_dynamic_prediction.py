@@ -73,7 +73,7 @@ def test_where_nobody_leaves_early_a_test_gives_what_a_plain_test_gives(classifi
     """To the last digit where the network is not folded; and classes that are equal are equal there, too."""
     classifier = copy.deepcopy(classifier)
     with torch.no_grad():
-        for name, parameter in classifier.backbone.exits.named_parameters():
+        for parameter in classifier.backbone.exits.parameters():
             if parameter.shape[0] == NUM_CLASSES:
                 parameter[2] = parameter[1] = parameter.abs().amax(0) if parameter.dim() == 2 else 5
     batch = classifier.data_preprocessor(random_batch(), training=False)

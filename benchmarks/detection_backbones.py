@@ -1,4 +1,4 @@
-"""Time and memory of the detection backbones against their static trunks, as ratios taken in one run.
+"""Time and memory of the detection backbones against the CNNs alone, the backbone-only baselines, as ratios taken in one run.
 
   python benchmarks/detection_backbones.py speed     # inference, batch 1: time ratio over GMACs ratio
   python benchmarks/detection_backbones.py memory    # training step: peak memory with activation checkpointing over without
@@ -30,7 +30,7 @@ BACKBONES = {
 
 
 def build(name: str, dynamic: bool, **options: bool) -> torch.nn.Module:
-    """The Dyn-Perceiver backbone of a name, or its static trunk."""
+    """The Dyn-Perceiver backbone of a name, or the CNN alone, its backbone-only baseline."""
     trunk, latent = BACKBONES[name]
     kind = 'DynPerceiverBackbone' if dynamic else 'FeatureBranchBackbone'
     return MODELS.build(dict(type=kind, **trunk, **(latent if dynamic else {}), **options))
@@ -54,14 +54,14 @@ def speed(args: argparse.Namespace) -> None:
     images = torch.randn(1, 3, *args.shape)
     shape = torch.empty(1, 3, *args.shape, device='meta')
     print(f'{args.shape[0]}x{args.shape[1]}, batch 1, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.processor()}')
-    print(f'{"feature branch":<18} {"GMACs":>7} {"static":>7} {"ratio":>6} {"ms":>7} {"static":>7} {"ratio":>6} {"time / GMACs":>13}')
+    print(f'{"feature branch":<18} {"GMACs":>7} {"baseline":>8} {"ratio":>6} {"ms":>7} {"baseline":>8} {"ratio":>6} {"time / GMACs":>13}')
     for name in args.backbones:
         models = [build(name, dynamic).eval() for dynamic in (True, False)]
         gmacs = [count_gmacs(meta_copy(model), shape) for model in models]
         times = fastest_ms(models, images, args.rounds)
         cost, clock = gmacs[0] / gmacs[1], times[0] / times[1]
         print(
-            f'{name:<18} {gmacs[0]:>7.2f} {gmacs[1]:>7.2f} {cost:>6.3f} {times[0]:>7.0f} {times[1]:>7.0f} {clock:>6.3f} '
+            f'{name:<18} {gmacs[0]:>7.2f} {gmacs[1]:>8.2f} {cost:>6.3f} {times[0]:>7.0f} {times[1]:>8.0f} {clock:>6.3f} '
             f'{clock / cost:>13.3f}', flush=True,
         )
 

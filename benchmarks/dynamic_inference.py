@@ -100,7 +100,7 @@ def step_ms(name: str, ms: float) -> str:
 
 
 def eager_segments(args: argparse.Namespace) -> Iterator[Row]:
-    """Claim 1: all four segments in PyTorch against the static trunk."""
+    """Claim 1: all four segments in PyTorch against the backbone-only baseline."""
     model = network()
     trunk = static_trunk_of(model)
     for batch_size, target in ((1, 1.9), (32, 1.4)):
@@ -116,13 +116,13 @@ def eager_segments(args: argparse.Namespace) -> Iterator[Row]:
         table = time_calls(calls, args.rounds, 50, max_seconds=50)
         own = step_ms('four segments', table['four segments'].median_ms)
         for kind in ('plain', 'folded'):
-            claim = f'torch, batch {batch_size}: four segments / {kind} static trunk'
-            note = f'{own}, trunk {table[kind].median_ms:.1f} ms'
+            claim = f'torch, batch {batch_size}: four segments / {kind} backbone-only baseline'
+            note = f'{own}, baseline {table[kind].median_ms:.1f} ms'
             yield Row(1, claim, table.ratio('four segments', kind), target, note=note)
 
 
 def onnx_segments(args: argparse.Namespace) -> Iterator[Row]:
-    """Claim 2: segments in ONNX Runtime against the static trunk exported alike, and against one graph."""
+    """Claim 2: segments in ONNX Runtime against the backbone-only baseline exported alike, and against one graph."""
     model, images = network(), pictures(1)
     runner = DynamicRunner(model, NOBODY_LEAVES, 'onnxruntime', num_threads=args.threads)
     array = images.numpy()
@@ -134,8 +134,8 @@ def onnx_segments(args: argparse.Namespace) -> Iterator[Row]:
     table = time_calls(calls, 2 * args.rounds, 50, max_seconds=90)
     for exit_number, target in ((4, 1.55), (1, 0.6), (2, 1.28), (3, None)):
         name, what = f'exit {exit_number}', 'four segments' if exit_number == 4 else f'stopping at exit {exit_number}'
-        note = f'{step_ms(what, table[name].median_ms)}, trunk {table["trunk"].median_ms:.1f} ms'
-        yield Row(2, f'ONNX Runtime, batch 1: {what} / static trunk', table.ratio(name, 'trunk'), target, note=note)
+        note = f'{step_ms(what, table[name].median_ms)}, baseline {table["trunk"].median_ms:.1f} ms'
+        yield Row(2, f'ONNX Runtime, batch 1: {what} / backbone-only baseline', table.ratio(name, 'trunk'), target, note=note)
     note = step_ms('one graph', table['one graph'].median_ms)
     yield Row(2, 'ONNX Runtime, batch 1: four graphs / one graph', table.ratio('exit 4', 'one graph'), 1.03, note=note)
 

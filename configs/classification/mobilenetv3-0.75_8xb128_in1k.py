@@ -1,4 +1,4 @@
-# The static trunk of dynperceiver-mobilenetv3-0.75_8xb128_in1k.py, trained alike: MobileNet-v3-Large x0.75 with its own classifier.
+# The backbone-only baseline of dynperceiver-mobilenetv3-0.75_8xb128_in1k.py, trained alike: the CNN with its own classifier.
 _base_ = ['./dynperceiver-mobilenetv3-0.75_8xb128_in1k.py']
 model = dict(
     backbone=dict(

@@ -1,4 +1,4 @@
-# The static trunk of dynperceiver-r50x0.375_8xb128_in1k.py, trained alike: ResNet-50 x0.375 with its own classifier.
+# The backbone-only baseline of dynperceiver-r50x0.375_8xb128_in1k.py, trained alike: ResNet-50 x0.375 with its own classifier.
 _base_ = ['./dynperceiver-r50x0.375_8xb128_in1k.py']
 model = dict(
     backbone=dict(

@@ -1,4 +1,4 @@
-# The static trunk of dynperceiver-regnety-800mf_8xb128_in1k.py, trained alike: RegNetY-800MF with its own classifier.
+# The backbone-only baseline of dynperceiver-regnety-800mf_8xb128_in1k.py, trained alike: RegNetY-800MF with its own classifier.
 _base_ = ['./dynperceiver-regnety-800mf_8xb128_in1k.py']
 model = dict(
     backbone=dict(_delete_=True, type='dynperceiver.StaticTrunk', feature_branch='regnet_y_800mf', num_classes=1000),

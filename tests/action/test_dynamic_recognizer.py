@@ -23,18 +23,18 @@ DYNAMIC_FIELDS = {'gt_label', 'pred_score', 'pred_label', 'exit_index', 'exit_co
 
 
 def build(**changes: Any) -> Any:
-    """A narrow recognizer in eval mode, whose exits differ in their confidence by far more than rounding."""
+    """A narrow recognizer in eval mode, float64, whose exits differ in their confidence."""
     backbone = dict(type='dynperceiver.DynPerceiver', num_classes=NUM_CLASSES, temporal_shift='bidirectional', **BACKBONE)
     model = MODELS.build(dict(type='dynperceiver_action.EarlyExitRecognizer', backbone=backbone, **changes)).eval()
     for name, parameter in model.backbone.exits.named_parameters():
         if name.endswith('weight') and parameter.shape[0] == NUM_CLASSES:
             parameter.data.mul_(20)
-    return model
+    return model.double()
 
 
 def videos(views: int = 1, num_videos: int = NUM_VIDEOS) -> tuple[torch.Tensor, list[ActionDataSample]]:
     samples = [ActionDataSample().set_gt_label(number % NUM_CLASSES) for number in range(num_videos)]
-    return torch.randn(num_videos, views * NUM_FRAMES, 3, 32, 32), samples
+    return torch.randn(num_videos, views * NUM_FRAMES, 3, 32, 32, dtype=torch.float64), samples
 
 
 def averaged_logits(model: Any, inputs: torch.Tensor) -> torch.Tensor:
@@ -71,8 +71,8 @@ def test_views_leave_together_on_their_average(views: int, average_views: str) -
         assert sample is samples[number] and set(sample.keys()) == DYNAMIC_FIELDS
         expected_K = predicted_scores(model, logits_ENK[int(exit_N[number]), number])
         assert sample.exit_index == int(exit_N[number]) and isinstance(sample.exit_index, int)
-        assert sample.exit_confidence == pytest.approx(float(score_N[number]), abs=1e-5)
-        torch.testing.assert_close(sample.pred_score, expected_K, rtol=1e-4, atol=1e-5)
+        assert sample.exit_confidence == pytest.approx(float(score_N[number]), abs=1e-6)
+        torch.testing.assert_close(sample.pred_score, expected_K.float(), rtol=1e-6, atol=1e-6)
         assert sample.pred_label.tolist() == [int(expected_K.argmax())]
 
 
@@ -87,7 +87,7 @@ def test_batches_may_differ_in_their_views(average_views: str) -> None:
         expected_ENK = averaged_logits(model, inputs)
         for number, sample in enumerate(results):
             assert sample.exit_index == 1
-            torch.testing.assert_close(sample.pred_score, predicted_scores(model, expected_ENK[1, number]), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(sample.pred_score, predicted_scores(model, expected_ENK[1, number]).float(), rtol=1e-6, atol=1e-6)
     assert model.dynamic_runner.views == 1  # it belongs to others, too
 
 
@@ -100,8 +100,9 @@ def figures(metric: Any, samples: list[ActionDataSample]) -> dict[str, float]:
 @pytest.mark.parametrize('average_views', ['prob', 'score'])
 @pytest.mark.parametrize('views', [1, VIEWS])
 def test_where_nobody_leaves_early_a_test_gives_what_a_plain_test_gives(views: int, average_views: str, folded: bool) -> None:
-    model = build(average_views=average_views)
+    model = build(average_views=average_views).float()
     inputs, plain = videos(views)
+    inputs = inputs.float()
     model(inputs, plain, mode='predict')
     model.dynamic_runner = DynamicRunner(model, ExitPolicy((2.0, 2.0, 2.0)), folded=folded)
     dynamic = model(inputs, videos(views)[1], mode='predict')
@@ -173,7 +174,7 @@ def test_frames_that_are_no_whole_clips_are_refused() -> None:
     model.dynamic_runner = DynamicRunner(model, ExitPolicy((0.5, 0.5, 0.5)))
     _, samples = videos(num_videos=2)
     with pytest.raises(ValueError, match=r'6 frames per video, .* num_frames=4'):
-        model(torch.randn(2, 6, 3, 32, 32), samples, mode='predict')
+        model(torch.randn(2, 6, 3, 32, 32, dtype=torch.float64), samples, mode='predict')
 
 
 def test_without_a_runner_all_exits_run() -> None:

@@ -123,7 +123,7 @@ def test_readme_lists_the_leaf_with_its_numbers(leaf: str) -> None:
         f'{facts["Parameters"] / 1e6:.1f} M',
     ]
     latents = load_leaf(leaf).model.backbone.get('num_latents')
-    assert (f', {latents} latents' if latents else ', static trunk') in cells[1]
+    assert (f', {latents} latents' if latents else ', backbone-only baseline') in cells[1]
 
 
 @pytest.mark.parametrize('name', ACCURACIES)

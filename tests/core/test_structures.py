@@ -16,7 +16,7 @@ def _state(num_samples: int, num_frames: int = 1, channels_last: bool = False) -
     return NetworkState(
         feature.contiguous(memory_format=torch.channels_last) if channels_last else feature,
         latent_BNC=torch.arange(rows * 6.0).reshape(rows, 3, 2),
-        carry_BK=torch.arange(rows * 5.0).reshape(rows, 5),
+        previous_logits_BK=torch.arange(rows * 5.0).reshape(rows, 5),
         num_frames=num_frames,
         pyramid=(feature + 1, feature[:, :, :1] + 2),
     )
@@ -25,7 +25,7 @@ def _state(num_samples: int, num_frames: int = 1, channels_last: bool = False) -
 def _assert_rows(narrow: NetworkState, whole: NetworkState, rows: list[int]) -> None:
     torch.testing.assert_close(narrow.feature_BCHW, whole.feature_BCHW[rows])
     torch.testing.assert_close(narrow.latent_BNC, whole.latent_BNC[rows])
-    torch.testing.assert_close(narrow.carry_BK, whole.carry_BK[rows])
+    torch.testing.assert_close(narrow.previous_logits_BK, whole.previous_logits_BK[rows])
     assert len(narrow.pyramid) == len(whole.pyramid)
     for level, source in zip(narrow.pyramid, whole.pyramid, strict=True):
         torch.testing.assert_close(level, source[rows])
@@ -70,7 +70,7 @@ def test_select_keeps_the_memory_format(num_frames: int) -> None:
 
 def test_what_is_absent_stays_absent() -> None:
     narrow = NetworkState(torch.zeros(3, 1, 2, 2)).select(torch.tensor([1]))
-    assert (narrow.latent_BNC, narrow.carry_BK, narrow.pyramid) == (None, None, None)
+    assert (narrow.latent_BNC, narrow.previous_logits_BK, narrow.pyramid) == (None, None, None)
     assert NetworkState(torch.zeros(3, 1, 2, 2), pyramid=()).select(torch.tensor([1])).pyramid == ()
 
 
@@ -114,7 +114,7 @@ def test_concat_undoes_select(channels_last: bool) -> None:
 
 def test_concat_refuses_states_of_different_segments() -> None:
     whole = _state(2)
-    for other in (whole.evolve(latent_BNC=None), whole.evolve(carry_BK=None), whole.evolve(feature_BCHW=torch.zeros(2, 2, 3, 5))):
+    for other in (whole.evolve(latent_BNC=None), whole.evolve(previous_logits_BK=None), whole.evolve(feature_BCHW=torch.zeros(2, 2, 3, 5))):
         with pytest.raises(ValueError, match=r'2 kinds of states .* gather states after the same segment'):
             NetworkState.concat([whole, other])
 

@@ -1,23 +1,41 @@
-"""Narrow networks of every kind, each exported once per test run; an export takes seconds."""
+"""Narrow networks of every kind, each exported once per test run, which may have several processes; an export takes seconds."""
 
 from __future__ import annotations
 
+import atexit
+import fcntl
+import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import gettempdir
 
 import numpy as np
+import onnx_ir
 import torch
 from core_models import narrow_model
 
 from dynperceiver import DynPerceiver, build_model
 from dynperceiver.deployment.export import ExportReport, export
+from dynperceiver.deployment.export.graphs import ExportedGraph
 from dynperceiver.deployment.freezing import freeze
 from dynperceiver.layers import BlockSequence
 
-__all__ = ['CLASSES', 'EXPORTED', 'PREPROCESSING', 'SHALLOW', 'Exported', 'all_logits', 'clip_network', 'exported', 'random_images']
+__all__ = [
+    'CLASSES',
+    'EXPORTED',
+    'PREPROCESSING',
+    'SHALLOW',
+    'Exported',
+    'all_logits',
+    'clip_network',
+    'exported',
+    'random_images',
+    'stored_graphs',
+]
 
 SHALLOW = (1 / 3, 1 / 3, 1 / 9, 1 / 3)
 CLASSES = ('ant', 'bee', 'cat', 'dog', 'elk')
@@ -90,17 +108,34 @@ class Exported:
 
 
 @cache
-def _home() -> TemporaryDirectory[str]:
-    return TemporaryDirectory(prefix='exported-')  # gone with the process
+def _home() -> Path:
+    """A folder that the processes of one test run share; the last of them to end removes it."""
+    run = os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid()))
+    home = Path(gettempdir(), f'exported-{run}')
+    home.mkdir(exist_ok=True)
+    user = home / f'{os.getpid()}.user'
+    user.touch()
+
+    def leave() -> None:
+        user.unlink(missing_ok=True)
+        if not any(home.glob('*.user')):
+            rmtree(home, ignore_errors=True)
+
+    atexit.register(leave)
+    return home
 
 
 @cache
 def exported(kind: str) -> Exported:
-    """The export of a network of :data:`EXPORTED`."""
+    """The export of a network of :data:`EXPORTED`, made by the first process of a test run that asks for it."""
     build, image_size = EXPORTED[kind]
-    network, folder = build(), Path(_home().name) / kind
-    report = export(freeze(network, image_size), folder, preprocessing=PREPROCESSING, class_names=CLASSES)
-    return Exported(network, report, folder)
+    network, folder, report = build(), _home() / kind, _home() / f'{kind}.report'
+    with (_home() / f'{kind}.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not report.exists():
+            made = export(freeze(network, image_size), folder, preprocessing=PREPROCESSING, class_names=CLASSES)
+            report.write_bytes(pickle.dumps(made))
+    return Exported(network, pickle.loads(report.read_bytes()), folder)
 
 
 def random_images(one: Exported, num_samples: int, seed: int = 0) -> np.ndarray:
@@ -113,3 +148,16 @@ def all_logits(network: DynPerceiver, images: np.ndarray) -> list[np.ndarray]:
     """Logits of all exits from the network as it was trained."""
     with torch.no_grad():
         return [logits.numpy() for logits in network(torch.from_numpy(images))]
+
+
+def stored_graphs(kind: str) -> Callable[..., list[ExportedGraph]]:
+    """What may stand in for ``export_graphs``: the graphs of a network of :data:`EXPORTED`, without exporting anew."""
+    one = exported(kind)
+    entries = one.report.manifest.segments
+
+    def read(network: DynPerceiver, image_size: tuple[int, int], opset: int) -> list[ExportedGraph]:
+        assert image_size == one.report.manifest.image_size and opset == 20
+        assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in network.modules())
+        return [ExportedGraph(onnx_ir.load(one.folder / entry.file), entry.inputs, entry.updates, entry.keeps) for entry in entries]
+
+    return read

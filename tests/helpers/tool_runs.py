@@ -14,6 +14,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 if TYPE_CHECKING:
     import pytest
@@ -110,7 +111,8 @@ def finish(process: subprocess.Popen[str], code: int | None = 0, timeout_s: floa
 def run_here(script: str | Path, *arguments: str | Path) -> None:
     """Run a script within this process, as ``python SCRIPT ARGUMENTS`` would: starting one takes longer than a tiny training.
 
-    Loggers, visualizers and the like of runs before are out of its way meanwhile; MMEngine has one of a name per process.
+    Loggers, visualizers and the like of runs before are out of its way meanwhile; MMEngine has one of a name per process. What it sets in
+    the environment ends with it.
 
     Args:
         script: Of this repository, or with an absolute path.
@@ -119,9 +121,10 @@ def run_here(script: str | Path, *arguments: str | Path) -> None:
     import runpy
 
     import pytest
+    from mmengine.logging import MMLogger
     from mmengine.utils import ManagerMixin
 
-    with pytest.MonkeyPatch.context() as patch:
+    with mock.patch.dict(os.environ), pytest.MonkeyPatch.context() as patch:
         keep_layout(patch)
         patch.setattr('sys.argv', [str(ROOT / script), *map(str, arguments)])
         waiting = [ManagerMixin]
@@ -133,6 +136,9 @@ def run_here(script: str | Path, *arguments: str | Path) -> None:
             runpy.run_path(str(ROOT / script), run_name='__main__')
         finally:
             logging.disable(logging.NOTSET)
+            for logger in MMLogger._instance_dict.values():
+                for handler in logger.handlers:
+                    handler.close()
 
 
 class TaskRuns:

@@ -1,4 +1,4 @@
-"""tools/benchmark.py and what it stands on: scripted exits, the static trunk, rows, ratios and the table."""
+"""tools/benchmark.py and what it stands on: scripted exits, the backbone-only baseline, rows, ratios and the table."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_report(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     seen = _made_up(monkeypatch, ms_of)
     report = measure_speed(network, ['torch'], (4, 1), (32, 32), exit_fractions=SHARES, eager=True, rounds=3)
-    names = ['exit 1', 'exit 2', 'exit 3', 'exit 4', 'static trunk', 'policy', 'eager network', 'eager static trunk']
+    names = ['exit 1', 'exit 2', 'exit 3', 'exit 4', 'backbone-only baseline', 'policy', 'eager network', 'eager backbone-only baseline']
     assert seen == [names, names]
     rows = {(row['name'], row['batch_size']): row for row in report['rows']}
     assert rows['exit 3', 4]['ms'] == 3.0 and rows['exit 3', 4]['over_static'] == pytest.approx(6)
@@ -119,9 +119,9 @@ def test_report(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gmacs = [cost.cost_gmacs for cost in count_exit_costs(network, 32, 32)]
     assert [report['gmacs'][f'exit {k}'] for k in (1, 2, 3, 4)] == gmacs
     assert report['gmacs']['policy'] == pytest.approx(float(np.dot(SHARES, gmacs)))
-    assert 0 < report['gmacs']['static trunk'] < gmacs[2]
+    assert 0 < report['gmacs']['backbone-only baseline'] < gmacs[2]
     assert report['crossovers']['torch'] == [
-        'faster than the static trunk at batch size 1 only, and not from any size on',
+        'faster than the backbone-only baseline at batch size 1 only, and not from any size on',
         'faster than the full network from batch size 1 on (the smallest measured; 0.50 times its time there)',
     ]
     text = speed_table(report)
@@ -173,7 +173,7 @@ def test_exits_stop_where_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, 'time_calls', fake)
     measure_speed(network, ['torch'], [1], (32, 32), exit_fractions=SHARES)
     assert [ran[f'exit {k}'] for k in (1, 2, 3, 4)] == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
-    assert len(ran['policy']) == 16 + 12 * 2 + 4 * 3 + 8 * 4 and ran['static trunk'] == []
+    assert len(ran['policy']) == 16 + 12 * 2 + 4 * 3 + 8 * 4 and ran['backbone-only baseline'] == []
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_tool_takes_the_fractions_of_a_policy(config: Path, call_tool: Tool, mon
 
     monkeypatch.setattr(speed, 'measure_speed', fake)
     ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(expected={'exit_fractions': [0.25, 0.25, 0.1, 0.4]})).save(policy)
-    with pytest.raises(SystemExit, match='enough'):
+    with pytest.raises(ValueError, match='enough'):
         call_tool('benchmark', config, *QUICK, '--policy', policy, '--no-static')
     assert given['exit_fractions'] == pytest.approx((0.25, 0.25, 0.1, 0.4)) and given['static'] is False
     ExitPolicy((0.5, 0.5, 0.5)).save(policy)

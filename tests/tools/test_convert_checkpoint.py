@@ -128,5 +128,5 @@ def test_existing_file_is_kept_unless_asked_for(convert: Convert, published: Pat
 def test_missing_files_and_folders_are_named(convert: Convert, published: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r'^error: checkpoint .*none\.pth is missing; '):
         convert(tmp_path / 'none.pth', tmp_path / 'out.pth')
-    with pytest.raises(SystemExit, match=r'^error: folder .*nowhere for out\.pth is missing; make it first$'):
+    with pytest.raises(SystemExit, match=r'^error: checkpoint .*out\.pth cannot be written: the folder .*nowhere is missing'):
         convert(published, tmp_path / 'nowhere' / 'out.pth')

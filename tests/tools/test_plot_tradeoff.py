@@ -34,7 +34,7 @@ QUICK = ('--backend', 'torch', '--budgets', '3', '--batch-sizes', '1', '--rounds
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Config and checkpoint of a network and of its static trunk, and of a wider trunk."""
+    """Config and checkpoint of a network and of its backbone-only baseline, and of a wider trunk."""
     folder = tmp_path_factory.mktemp('tradeoff')
     data, held_out = make_digits(folder / 'data'), make_digits(folder / 'held_out', num_train=10, num_val=12)
     plain = write_classification_config(folder / 'tiny.py', data, HELD_OUT.format(data=held_out))
@@ -76,9 +76,10 @@ def test_picture_table_and_logits(
         lines = list(csv.DictReader(file))
     series = [line['series'] for line in lines]
     counts = {name: series.count(name) for name in set(series)}
-    assert counts == {'one exit for all': 4, 'dynamic': 6, 'random exits': 6, 'static trunk': 1, 'measured': 1}
+    assert counts == {'one exit for all': 4, 'dynamic': 6, 'random exits': 6, 'backbone-only baseline': 1, 'measured': 1}
     assert {line['num_samples'] for line in lines} == {'11', '3'}
-    for part in ('exit 4: ', 'static trunk: ', ' ms measured, ', 'Crossover: faster than the static trunk ', 'tradeoff.csv are written'):
+    parts = ('exit 4: ', 'backbone-only baseline: ', ' ms measured, ', 'Crossover: faster than the backbone-only baseline ')
+    for part in (*parts, 'tradeoff.csv are written'):
         assert part in text
     with np.load(tmp_path / 'test.npz') as arrays:
         right = (arrays['logits_ESK'].argmax(2) == arrays['labels_S']).mean(1)
@@ -105,7 +106,7 @@ def test_picture_table_and_logits(
 
 
 def test_another_trunk_is_refused(files: Any, call_tool: Callable[..., None], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"error: the static trunk's .* parameters have other shapes than"):
+    with pytest.raises(SystemExit, match=r"error: the backbone-only baseline's .* parameters have other shapes than"):
         call_tool('plot_tradeoff', *files.network, '--out', tmp_path, *QUICK, '--static', *files.wide)
     assert not list(tmp_path.glob('*.png'))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import MODELS, DefaultScope
-from mmengine.visualization import Visualizer
+from mmengine.registry import MODELS
 from PIL import Image
 
 NUM_IMAGES = 12
@@ -86,20 +84,6 @@ def _tell_brightness(model: torch.nn.Module) -> None:
             if number < 4:
                 linear.weight.zero_()
                 linear.bias.copy_(torch.tensor([1.0, 0.0]))
-
-
-@pytest.fixture(autouse=True)
-def _forget_runs() -> Iterator[None]:
-    """Runs within the same second have the same name, by which MMEngine would hand out the log of one whose folder is gone."""
-    managers = (MMLogger, MessageHub, Visualizer, DefaultScope)
-    before = [manager._instance_dict.copy() for manager in managers]
-    yield
-    for logger in [one for name, one in MMLogger._instance_dict.items() if name not in before[0]]:
-        for handler in logger.handlers:
-            handler.close()
-    for manager, instances in zip(managers, before, strict=True):
-        manager._instance_dict.clear()
-        manager._instance_dict.update(instances)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The classifier's modes, losses and messages, with a Dyn-Perceiver and with a static trunk."""
+"""The classifier's modes, losses and messages, with a Dyn-Perceiver and with a backbone-only baseline."""
 
 from __future__ import annotations
 

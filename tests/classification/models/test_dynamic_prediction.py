@@ -21,20 +21,26 @@ DYNAMIC_FIELDS = {'gt_label', 'pred_score', 'pred_label', 'exit_index', 'exit_co
 
 @pytest.fixture(scope='module')
 def classifier() -> Any:
-    """A classifier in eval mode, whose exits differ in their confidence by far more than rounding; tests must not change its weights."""
+    """A classifier in eval mode, float64, whose exits differ in their confidence; tests must not change its weights."""
     torch.manual_seed(0)
     backbone = dict(type='dynperceiver.DynPerceiver', **SMALL['dynperceiver.DynPerceiver'])
-    model: DynPerceiverClassifier = MODELS.build(dict(type='dynperceiver_cls.DynPerceiverClassifier', backbone=backbone)).eval()
+    model: DynPerceiverClassifier = MODELS.build(dict(type='dynperceiver_cls.DynPerceiverClassifier', backbone=backbone))
     for name, parameter in model.backbone.exits.named_parameters():
         if name.endswith('weight') and parameter.shape[0] == NUM_CLASSES:
             parameter.data.mul_(20)
-    return model
+    return model.double().eval()
+
+
+def prepared(model: Any, num_images: int = 8) -> dict[str, Any]:
+    """A batch as the model takes it."""
+    batch = model.data_preprocessor(random_batch(num_images), training=False)
+    return dict(batch, inputs=batch['inputs'].double())
 
 
 @pytest.fixture
 def dynamic(classifier: Any) -> Iterator[Any]:
     """The same with a runner, by which half of the images leave at exit 1, and half of the others at exit 2."""
-    batch = classifier.data_preprocessor(random_batch(), training=False)
+    batch = prepared(classifier)
     runner = DynamicRunner(classifier, ExitPolicy((2.0, 2.0, 2.0)))
     logits_ESK = runner.full_logits(batch['inputs'])
     first_S = runner.policy.score_of(0, logits_ESK[0])
@@ -47,7 +53,7 @@ def dynamic(classifier: Any) -> Iterator[Any]:
 
 
 def test_scores_are_those_of_the_exit_where_an_image_left(dynamic: Any) -> None:
-    batch = dynamic.data_preprocessor(random_batch(), training=False)
+    batch = prepared(dynamic)
     with torch.no_grad():
         logits_ESK = torch.stack(dynamic(batch['inputs']))
     exit_S, score_S = dynamic.dynamic_runner.policy.replay(logits_ESK.numpy())
@@ -58,9 +64,9 @@ def test_scores_are_those_of_the_exit_where_an_image_left(dynamic: Any) -> None:
         assert set(sample.keys()) == DYNAMIC_FIELDS
         exit_index = int(exit_S[number])
         assert sample.exit_index == exit_index and isinstance(sample.exit_index, int)
-        torch.testing.assert_close(sample.pred_score, logits_ESK[exit_index, number].softmax(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(sample.pred_score, logits_ESK[exit_index, number].softmax(0).float(), rtol=1e-6, atol=1e-6)
         assert sample.pred_label == int(logits_ESK[exit_index, number].argmax()) and isinstance(sample.pred_label, int)
-        assert sample.exit_confidence == pytest.approx(float(score_S[number]), abs=1e-5) and isinstance(sample.exit_confidence, float)
+        assert sample.exit_confidence == pytest.approx(float(score_S[number]), abs=1e-6) and isinstance(sample.exit_confidence, float)
     assert any(int(logits_ESK[3, number].argmax()) != sample.pred_label for number, sample in enumerate(samples)), 'exits differ'
     metric = DynamicAccuracy()
     metric.process({}, [sample.to_dict() for sample in samples])
@@ -71,7 +77,7 @@ def test_scores_are_those_of_the_exit_where_an_image_left(dynamic: Any) -> None:
 @pytest.mark.parametrize('folded', [True, False])
 def test_where_nobody_leaves_early_a_test_gives_what_a_plain_test_gives(classifier: Any, folded: bool) -> None:
     """To the last digit where the network is not folded; and classes that are equal are equal there, too."""
-    classifier = copy.deepcopy(classifier)
+    classifier = copy.deepcopy(classifier).float()
     with torch.no_grad():
         for parameter in classifier.backbone.exits.parameters():
             if parameter.shape[0] == NUM_CLASSES:
@@ -92,7 +98,7 @@ def test_where_nobody_leaves_early_a_test_gives_what_a_plain_test_gives(classifi
 
 
 def test_without_a_runner_all_exits_run_again(dynamic: Any) -> None:
-    inputs = dynamic.data_preprocessor(random_batch(), training=False)['inputs']
+    inputs = prepared(dynamic)['inputs']
     assert 'exit_index' in dynamic(inputs, mode='predict')[0]
     dynamic.dynamic_runner = None
     (sample, *_) = dynamic(inputs, mode='predict')
@@ -100,7 +106,7 @@ def test_without_a_runner_all_exits_run_again(dynamic: Any) -> None:
 
 
 def test_images_without_samples_get_new_ones(dynamic: Any) -> None:
-    inputs = dynamic.data_preprocessor(random_batch(3), training=False)['inputs']
+    inputs = prepared(dynamic, 3)['inputs']
     samples = dynamic(inputs, mode='predict')
     assert len(samples) == 3 and isinstance(samples[0], ClsDataSample)
     assert set(samples[0].keys()) == DYNAMIC_FIELDS - {'gt_label'}
@@ -116,7 +122,7 @@ def test_arrays_of_other_backends_become_tensors(dynamic: Any, monkeypatch: pyte
 
 def test_runner_changes_neither_training_nor_what_is_saved(dynamic: Any) -> None:
     keys = set(dynamic.state_dict())
-    batch = dynamic.data_preprocessor(random_batch(), training=False)
+    batch = prepared(dynamic)
     assert {'loss_exit1', 'loss_exit4'} <= set(dynamic(**batch, mode='loss'))
     dynamic.dynamic_runner = None
     assert keys == set(dynamic.state_dict())

@@ -69,7 +69,7 @@ def test_report_of_a_network() -> None:
     crosses = [row for row in report.rows if row.series == MEASURED]
     assert 1 <= len(crosses) <= 2 and {row.num_samples for row in crosses} == {6}
     assert all(row.ms > 0 for row in crosses) and report.text.count(' ms measured, ') == len(crosses)
-    assert all(part in report.text for part in ('exit 4: ', 'Crossover: faster than the ', 'static trunk: '))
+    assert all(part in report.text for part in ('exit 4: ', 'Crossover: faster than the ', 'backbone-only baseline: '))
     assert [row.series for row in report.rows].count(DYNAMIC) == 6
     other = Classifier(static_trunk_of(narrow_model('resnet18', num_classes=7)))
     with pytest.raises(ValueError, match=r'parameters have other shapes than .*pass config and checkpoint of the same CNN'):
@@ -112,5 +112,5 @@ def test_crosses_are_of_the_samples_that_ran(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_static_trunk_without_samples_is_refused() -> None:
-    with pytest.raises(ValueError, match='there are no samples to judge the static trunk on'):
+    with pytest.raises(ValueError, match='there are no samples to judge the backbone-only baseline on'):
         trunk_accuracy(Classifier(nn.Identity()), [])

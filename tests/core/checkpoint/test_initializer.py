@@ -199,7 +199,7 @@ def test_missing_file() -> None:
 
 def test_a_file_without_a_network(tmp_path: Path) -> None:
     torch.save({'state_dict': {'conv1.weight': torch.zeros(1)}}, tmp_path / 'resnet.pth')
-    with pytest.raises(ValueError, match=r'resnet\.pth holds no Dyn-Perceiver: .*first key is conv1\.weight'):
+    with pytest.raises(ValueError, match=r'resnet\.pth has no weights of a Dyn-Perceiver: .*first one is conv1\.weight'):
         read_state_dict(str(tmp_path / 'resnet.pth'))
 
 

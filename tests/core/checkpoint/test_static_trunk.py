@@ -148,7 +148,7 @@ def test_a_dyn_perceiver_is_not_taken_for_its_feature_branch(tmp_path: Path) -> 
 
 def test_what_holds_no_feature_branch(tmp_path: Path) -> None:
     torch.save({'state_dict': {'backbone.conv1.weight': torch.ones(1)}}, tmp_path / 'resnet.pth')
-    pattern = r'resnet\.pth holds no Dyn-Perceiver: no key has feature_branch\.stem\. in it \(its first key is backbone\.conv1\.weight\)'
+    pattern = r'resnet\.pth has no weights of a Dyn-Perceiver: no key contains feature_branch\.stem\. \(the first one is backbone\.conv1'
     with pytest.raises(ValueError, match=pattern):
         read_state_dict(tmp_path / 'resnet.pth')
     with pytest.raises(ValueError, match='Sequential holds no DynPerceiver and no feature branch; put the init_cfg of type'):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import subprocess
 import sys
+import tempfile
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 from dynamic_runs import assert_replayed, spread_policy
-from exported_networks import EXPORTED, all_logits, exported, random_images
+from exported_networks import EXPORTED, all_logits, exported, random_images, stored_graphs
 
-from dynperceiver.deployment.export import in_memory
 from dynperceiver.deployment.export.folder import write_manifest
-from dynperceiver.deployment.torch_engine import TorchEngine
-from dynperceiver.inference import DynamicRunner, EngineError, ExitPolicy, PolicyRecord, gather
+from dynperceiver.inference import ENGINES, DynamicRunner, EngineError, ExitPolicy, PolicyRecord, TorchEngine, freeze, gather
+from dynperceiver_runtime import DynamicRunner as EngineRunner
+from dynperceiver_runtime.engines import ENGINES as FOLDER_ENGINES
 from dynperceiver_runtime.engines import onnx_runtime
 from dynperceiver_runtime.engines.manifest import PolicyEntry, file_sha256
 from dynperceiver_runtime.engines.onnx_runtime import OnnxRuntimeEngine, OnnxState
@@ -87,17 +91,23 @@ def test_large_batches_run_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(runner.full_logits(images), logits, rtol=1e-4, atol=1e-4)
 
 
-def test_a_network_in_memory_is_exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Sizes of the images that the narrow ResNet is exported for; its graphs are there already."""
+    made: list[tuple[int, int]] = []
+    read = stored_graphs('resnet')
+
+    def count(network: object, image_size: tuple[int, int], opset: int) -> object:
+        made.append(image_size)
+        return read(network, image_size, opset)
+
+    monkeypatch.setattr('dynperceiver.deployment.export.segments.export_graphs', count)
+    return made
+
+
+def test_a_network_in_memory_is_exported_once(exports: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = exported('resnet')
-    exports: list[tuple[int, int]] = []
-
-    def copy_of_the_export(network: object, folder: str, image_size: tuple[int, int]) -> None:
-        assert network is one.network
-        exports.append(image_size)
-        for path in one.folder.iterdir():
-            (Path(folder) / path.name).write_bytes(path.read_bytes())
-
-    monkeypatch.setattr(in_memory, 'export_segments', copy_of_the_export)
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     images = random_images(one, 6)
     logits = np.stack(all_logits(one.network, images))
     policy = _spread_policy(logits)
@@ -105,9 +115,56 @@ def test_a_network_in_memory_is_exported_once(monkeypatch: pytest.MonkeyPatch) -
     assert not exports
     for _ in range(2):
         _assert_replayed(runner(images), policy, logits)
-    assert exports == [one.report.manifest.image_size]
+    assert exports == [one.report.manifest.image_size] and runner.engine.fingerprint == one.report.manifest.fingerprint
+    assert not list(tmp_path.iterdir()), 'no file is written that somebody would have to delete'
     with pytest.raises(EngineError, match='exported for 64x64'):
         runner(images[:, :, :32, :32])
+    copied = pickle.loads(pickle.dumps(runner.engine))
+    assert copied.num_loaded == 0
+    _assert_replayed(EngineRunner(copied, policy)(images), policy, logits)
+
+
+IN_A_CHILD = """
+import os, sys
+import numpy as np
+from dynperceiver_runtime import DynamicRunner, ExitPolicy, OnnxRuntimeEngine
+from dynperceiver_runtime.engines.manifest import read_manifest
+manifest = read_manifest(sys.argv[1])
+graphs = {entry.file: open(os.path.join(sys.argv[1], entry.file), 'rb').read() for entry in manifest.segments}
+runner = DynamicRunner(OnnxRuntimeEngine.from_graphs(manifest, graphs, num_threads=2))
+images = np.load(sys.argv[2])
+runner(images, max_exit=0)
+child = os.fork()
+if not child:
+    del runner
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+np.save(sys.argv[3], runner(images).logits)
+assert runner.engine.num_loaded == 4
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_a_child_that_drops_the_runner_takes_nothing_away(tmp_path: Path) -> None:
+    """Graphs that the parent has not loaded yet still load."""
+    one = exported('resnet')
+    images, answers = tmp_path / 'images.npy', tmp_path / 'logits.npy'
+    np.save(images, random_images(one, 2))
+    subprocess.run([sys.executable, '-c', IN_A_CHILD, str(one.folder), str(images), str(answers)], check=True, timeout=60)
+    np.testing.assert_allclose(np.load(answers), all_logits(one.network, np.load(images))[3], rtol=1e-4, atol=1e-4)
+
+
+def test_hooks_that_cannot_be_copied_are_in_nobodys_way(exports: list[tuple[int, int]]) -> None:
+    network = EXPORTED['resnet'][0]()
+    called: list[object] = []
+    lock = threading.Lock()
+    for module in network.modules():
+        module.register_forward_hook(lambda *args, lock=lock: called.append(args[0]))
+        module.register_state_dict_pre_hook(lambda *args, lock=lock: None)
+    images = random_images(exported('resnet'), 2)
+    result = DynamicRunner(network, backend='onnxruntime')(images)
+    np.testing.assert_allclose(result.logits, all_logits(exported('resnet').network, images)[3], rtol=1e-4, atol=1e-4)
+    assert exports and not called
 
 
 def test_the_policy_of_the_folder_is_taken(tmp_path: Path) -> None:
@@ -130,30 +187,38 @@ def test_the_policy_of_the_folder_is_taken(tmp_path: Path) -> None:
     assert one.report.manifest.fingerprint in str(caught.value) and '0' * 64 in str(caught.value)
 
 
-def test_a_ready_made_backend_runs_what_it_was_made_of(tmp_path: Path) -> None:
-    one, other = exported('resnet'), exported('clips')
-    on_torch, in_memory_too, on_folder = TorchEngine(one.network), in_memory.ExportingBackend(one.network), OnnxRuntimeEngine(one.folder)
-    model = torch.nn.Sequential(torch.nn.Identity(), one.network)
-    (tmp_path / 'link').symlink_to(one.folder)
-    for backend, models in (
-        (on_torch, (None, one.network, model)),
-        (in_memory_too, (None, one.network, model)),
-        (on_folder, (None, one.folder, str(one.folder), tmp_path / 'link')),
-    ):
-        assert all(DynamicRunner(same, backend=backend).backend is backend for same in models)
-    for backend, model, name in (
-        (on_torch, other.network, 'a DynPerceiver'),
-        (on_torch, one.folder, f"'{one.folder}'"),
-        (in_memory_too, other.network, 'a DynPerceiver'),
-        (on_folder, other.folder, f"'{other.folder}'"),
-        (on_folder, one.network, 'a DynPerceiver'),
-    ):
-        message = f'model is {name}, which the {type(backend).__name__} passed as backend was not made of, .*; pass model=None'
-        with pytest.raises(EngineError, match=message):
-            DynamicRunner(model, backend=backend)
-    message = r'backend is a TorchEngine, which is made already, and device=.cpu., folded=False would do nothing; pass such options where'
-    with pytest.raises(EngineError, match=message):
-        DynamicRunner(None, backend=on_torch, device='cpu', folded=False)
+def test_ready_engines_are_taken_as_they_are() -> None:
+    one = exported('resnet')
+    images = random_images(one, 2)
+    expected = all_logits(one.network, images)[3]
+    for engine in (TorchEngine(freeze(one.network, (64, 64))), OnnxRuntimeEngine(one.folder)):
+        for runner in (DynamicRunner(None, backend=engine), EngineRunner(engine)):
+            assert runner.engine is engine
+            np.testing.assert_allclose(np.asarray(runner(images).logits), expected, rtol=1e-4, atol=1e-4)
+        with pytest.raises(EngineError, match=rf'backend is a {type(engine).__name__}, which is made already; pass model=None, or name'):
+            DynamicRunner(one.network, backend=engine)
+        with pytest.raises(TypeError, match=rf"folded=False with a ready {type(engine).__name__}: pass such options where"):
+            DynamicRunner(None, backend=engine, folded=False)
+
+
+def test_engines_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = exported('resnet')
+    with pytest.raises(EngineError, match=r"an engine named 'onnxruntime' serves an exported folder already; .*choose another"):
+        FOLDER_ENGINES.register('onnxruntime', OnnxRuntimeEngine)
+    with pytest.raises(EngineError, match=r"an engine named 'torch' serves a frozen network already; .*choose another"):
+        ENGINES.register('torch', TorchEngine)
+    with pytest.raises(EngineError, match=r"backend='openvino' is unknown; choose 'torch' or 'onnxruntime'"):
+        DynamicRunner(one.network, backend='openvino')
+    with pytest.raises(EngineError, match=r"backend='openvino' is unknown; choose 'onnxruntime'"):
+        DynamicRunner(one.folder, backend='openvino')
+    monkeypatch.setitem(ENGINES, 'openvino', None)
+    del ENGINES['openvino']
+    ENGINES.register('openvino', lambda frozen, level: TorchEngine(frozen, dtype=torch.float64))
+    monkeypatch.setitem(FOLDER_ENGINES, 'openvino', lambda folder, level: OnnxRuntimeEngine(folder, num_threads=level))
+    assert DynamicRunner(one.folder, backend='openvino', level=3).engine.num_threads == 3
+    runner = DynamicRunner(one.network, backend='openvino', level=3)
+    runner(random_images(one, 1))
+    assert runner.engine.dtype == torch.float64
 
 
 def test_input_that_is_no_number_is_named() -> None:
@@ -171,11 +236,11 @@ def test_serving_imports_no_torch(tmp_path: Path) -> None:
     np.save(tmp_path / 'images.npy', images)
     code = f"""
 import sys
-for name in ('torch', 'mmengine', 'onnx', 'onnxscript'):
+for name in ('torch', 'mmengine', 'onnx', 'onnxscript', 'dynperceiver'):
     sys.modules[name] = None
 import numpy as np
-from dynperceiver.inference import DynamicRunner, ExitPolicy, gather
-runner = DynamicRunner({str(one.folder)!r}, ExitPolicy((0.0, 0.5, 0.5)), backend='onnxruntime')
+from dynperceiver_runtime import DynamicRunner, ExitPolicy, gather
+runner = DynamicRunner({str(one.folder)!r}, ExitPolicy((0.0, 0.5, 0.5)))
 images = np.load({str(tmp_path / 'images.npy')!r})
 np.save({str(tmp_path / 'logits.npy')!r}, runner(images).logits)
 assert gather(runner.stream([images, images])).logits.shape == (8, 5)

@@ -27,7 +27,7 @@ def truncated(path: Path) -> None:
 FILES: dict[str, tuple[Any, str]] = {
     'truncated': (truncated, r'RuntimeError: PytorchStreamReader failed .*\); download or copy it again$'),
     'web page': (lambda path: path.write_text('\n<!DOCTYPE html>\n<p>Not found'), r'\(it is a web page, probably from a failed download\)'),
-    'pointer': (lambda path: path.write_text('version https://git-lfs.github.com/spec/v1\noid'), r'\(it is a pointer of Git LFS'),
+    'pointer': (lambda path: path.write_text('version https://git-lfs.github.com/spec/v1\noid'), r'\(it is a Git LFS pointer'),
     'empty': (lambda path: path.touch(), r'\(EOFError\); download or copy it again'),
     'objects': (
         lambda path: torch.save({'model': {}, 'scheduler': Fraction(1, 3)}, path),

@@ -19,6 +19,7 @@ from tiny_training import STEPS_PER_EPOCH, make_runner
 from torch import Tensor, nn
 
 from dynperceiver import hooks
+from dynperceiver.data import innermost_datasets
 
 BATCH_OF_TROUBLE = 3
 
@@ -145,8 +146,8 @@ def test_data_sets_inside_wrappers() -> None:
             self.__dict__.update(inner)
 
     one, two = Samples(), Samples()
-    assert hooks.innermost_datasets(one) == [one]
-    assert hooks.innermost_datasets(Wrapper(datasets=[Wrapper(dataset=one), two])) == [one, two]
+    assert innermost_datasets(one) == [one]
+    assert innermost_datasets(Wrapper(datasets=[Wrapper(dataset=one), two])) == [one, two]
 
 
 def test_a_samples_randomness_depends_on_seed_epoch_and_sample() -> None:

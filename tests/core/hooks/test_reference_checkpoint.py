@@ -165,7 +165,7 @@ def test_the_rest_of_a_detector_starts_as_it_is(
     runner = make_runner(tmp_path, model, file, custom_hooks=[HOOK])
     runner.train()
     assert same(model.backbone, weights['model_ema'], [name for name, _ in model.backbone.named_parameters()])
-    line = 'published.pth holds the image network alone; 2 tensors of TinyModel are not in it (head) and start as they were initialised'
+    line = 'published.pth has the image network only; 2 tensors of TinyModel are not in it (head) and keep their initial values'
     assert line in text_of_log(runner)
     printed = capsys.readouterr().out
     assert 'missing keys in source state_dict: head.weight, head.bias' in printed
@@ -193,7 +193,7 @@ def test_loops_tell_a_training_from_a_test(weights: dict[str, dict[str, Tensor]]
     ('model', 'change', 'message'),
     [
         (nn.Sequential(nn.Linear(2, 2)), {}, r'Sequential has 0 such networks.*dynperceiver\.ImageCheckpoint'),
-        (nn.Sequential(narrow_model(), narrow_model()), {}, r'Sequential has 2 such networks and it must be one'),
+        (nn.Sequential(narrow_model(), narrow_model()), {}, r'Sequential has 2 such networks; '),
         (narrow_model(), {'head.weight': torch.ones(1)}, r'1 of \d+ keys are not among the authors. names: head\.weight'),
         (narrow_model(num_latents=8), {}, r'16 latent tokens of 8 channels, the model 8'),
     ],

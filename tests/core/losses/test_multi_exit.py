@@ -144,5 +144,5 @@ def test_the_one_exit_may_weigh_less_and_be_smoothed() -> None:
 
 @pytest.mark.parametrize(('weights', 'num_exits'), [((1,), 4), ((0.5, 0.5, 1, 1), 1)])
 def test_as_many_weights_as_exits(weights: tuple[float, ...], num_exits: int) -> None:
-    with pytest.raises(ValueError, match=rf'the model has {num_exits} exits, but exit_weights=.*\(1,\) for a static trunk'):
+    with pytest.raises(ValueError, match=rf'the model has {num_exits} exits, but exit_weights=.*\(1,\) for a backbone-only baseline'):
         MultiExitLoss(exit_weights=weights)(_logits()[:num_exits], torch.tensor([0, 1, 2]))

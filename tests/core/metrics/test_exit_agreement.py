@@ -78,7 +78,7 @@ def test_through_mmengines_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
         'agreement/oracle': 0.75,
     }
     lines = tables[0].splitlines()
-    assert lines[0] == 'same answer of two exits, share of 4 samples'
+    assert lines[0] == 'same answer of two exits, fraction of 4 samples'
     assert lines[1].split() == ['exit', '1', 'exit', '2', 'exit', '3']
     assert lines[2].split() == ['exit', '1', '100.00%', '50.00%', '25.00%']
     assert lines[5] == 'exit of the row right, exit of the column wrong'

@@ -67,9 +67,8 @@ def test_the_papers_segments() -> None:
     assert [parts.stages('read') for parts in model.segment_parts] == [(1, 2, 3), (4,), (), ()]
     assert [parts.exit_module for parts in model.segment_parts] == ['exits.0', 'exits.1', 'exits.2', 'exits.3']
     assert [parts.hands_on_logits for parts in model.segment_parts] == [True, True, False, False]
-    assert [tuple(name.partition('_')[0] for name in parts.exit_reads) for parts in model.segment_parts] == [
-        ('latent', 'carry'), ('latent', 'carry'), ('feature',), ('feature', 'latent', 'carry'),
-    ]  # fmt: skip
+    code, earlier, feature = 'latent_BNC', 'previous_logits_BK', 'feature_BCHW'
+    assert [parts.exit_reads for parts in model.segment_parts] == [(code, earlier), (code, earlier), (feature,), (feature, code, earlier)]
     assert model.exits.trunk_exit_index == 2
     assert model.segment_parts[1].modules == (
         'feature_branch.stages.2', 'latent_branch.mixers.2', 'latent_branch.expanders.2', 'latent_branch.z2x.2', 'latent_branch.x2z.3',

@@ -33,7 +33,7 @@ def test_transferred_logits_stay_per_frame(name: str) -> None:
     handed_on = [per_frame[0], per_frame[1], per_frame[1], per_frame[1]]
     for segment, expected in zip(model.segments, handed_on, strict=True):
         _, state = segment(state)
-        torch.testing.assert_close(state.carry_BK, expected)
+        torch.testing.assert_close(state.previous_logits_BK, expected)
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ def test_picture_has_a_panel_per_unit(points: Any, monkeypatch: pytest.MonkeyPat
         assert curve.get_xydata().tolist() == [pytest.approx(pair) for pair in expected]
     names = [set(axes.get_legend_handles_labels()[1]) for axes in (left, right)]
     assert names[1] - names[0] == {'dynamic, run and timed'}
-    assert {'one exit for all', 'static trunk', 'same fractions at random exits'} <= names[0]
+    assert {'one exit for all', 'backbone-only baseline', 'same fractions at random exits'} <= names[0]
 
 
 def test_labels_of_exits_do_not_overlap(points: Any, monkeypatch: pytest.MonkeyPatch) -> None:

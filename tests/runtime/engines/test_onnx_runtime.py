@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import pickle
 import shutil
 import subprocess
@@ -35,6 +34,10 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported('resnet').folder, tmp_path / 'net'))
 
 
+def _refuse(number: int) -> Any:
+    raise AssertionError(f'session {number} is loaded a second time')
+
+
 def _close(logits: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
 
@@ -54,10 +57,10 @@ def test_graphs_are_loaded_when_a_sample_comes(tmp_path: Path) -> None:
     assert backend.num_loaded == 0
     state = backend.run(0, state)[1]
     assert backend.num_loaded == 1
-    session = backend._sessions[0]
+    session = backend._sessions.get(0, _refuse)
     backend.run(0, backend.start(random_images(one, 1)))
     backend.run(1, state)
-    assert backend.num_loaded == 2 and backend._sessions[0] is session
+    assert backend.num_loaded == 2 and backend._sessions.get(0, _refuse) is session
 
 
 @pytest.mark.parametrize('kind', ['resnet', 'clips', 'ablated'])
@@ -137,7 +140,7 @@ def test_empty_batches_give_empty_answers() -> None:
 def test_states_of_other_segments_are_refused(backend: OnnxRuntimeEngine) -> None:
     start = backend.start(random_images(exported('resnet'), 1))
     after = backend.run(0, start)[1]
-    with pytest.raises(EngineError, match=r'segment 2 got a state without feature, latent, carry; .* that segment 1 returned'):
+    with pytest.raises(EngineError, match=r'segment 2 got a state without feature, latent, previous_logits; .* that segment 1 returned'):
         backend.run(1, start)
     with pytest.raises(EngineError, match=r'segment 1 got a state without images; pass it the state that start\(\) returned'):
         backend.run(0, after)
@@ -182,7 +185,7 @@ def _edit(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (_edit('segments', 1, 'file', value='../segment2.onnx'), r'"file" of segment 2 is .* where the name of an \.onnx file in'),
         (_edit('segments', 1, 'sha256', value='0'), r'"sha256" of segment 2'),
         (_edit('segments', 1, value=7), r'segment 2 has int, where exactly'),
-        (_edit('segments', 0, 'updates', value={'feature': 'logits'}), r'segment 2 needs carry, latent, which no segment before it gives'),
+        (_edit('segments', 0, 'updates', value={'feature': 'logits'}), r'segment 2 needs latent, previous_logits, which no segment before'),
         (_edit('cost_gflops', value=[1.0]), r'has 1 cost_gflops for 4 segments'),
         (_edit('class_names', value=['a']), r'has 1 class_names for 5 classes'),
     ],
@@ -230,7 +233,7 @@ def test_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         assert OnnxRuntimeEngine(one.folder).num_threads == 2
     backend = OnnxRuntimeEngine(one.folder, num_threads=4)
     backend.run(0, backend.start(random_images(one, 1)))
-    options = backend._sessions[0].get_session_options()
+    options = backend._sessions.get(0, _refuse).get_session_options()
     assert options.intra_op_num_threads == 4 and options.get_session_config_entry('session.force_spinning_stop') == '1'
 
 
@@ -249,48 +252,26 @@ def test_copies_load_their_own_graphs(backend: OnnxRuntimeEngine) -> None:
 
 
 IN_A_PROCESS = """\
-import multiprocessing, sys
+import sys
 import numpy as np
 import onnxruntime
 {before}
 from dynperceiver_runtime.engines.onnx_runtime import OnnxRuntimeEngine
 backend = OnnxRuntimeEngine({folder!r}, num_threads=2)
-def answer(pipe=None):
-    images, logits = np.load({images!r}), []
-    state = backend.start(images)
-    for exit_index in range(4):
-        result, state = backend.run(exit_index, state)
-        logits.append(result)
-    pipe.send(logits) if pipe else None
-    return logits
-logits = answer()
-{after}
+images, logits = np.load({images!r}), []
+state = backend.start(images)
+for exit_index in range(4):
+    result, state = backend.run(exit_index, state)
+    logits.append(result)
 np.save({images!r}, np.stack(logits))
 assert not [name for name in sys.modules if name.partition('.')[0] in ('torch', 'onnx', 'mmengine')]
 """
-FORKED = """\
-receiver, sender = multiprocessing.Pipe()
-process = multiprocessing.get_context('fork').Process(target=answer, args=(sender,))
-process.daemon = True
-process.start()
-assert receiver.poll(20), 'threads of the parent do not run in the child'
-logits = receiver.recv()
-process.join()
-"""
-
-
-@pytest.mark.parametrize(
-    ('before', 'after'),
-    [('', ''), ('onnxruntime.set_global_thread_pool_sizes(2, 1)', ''), ('', FORKED)],
-    ids=['alone', "in a program's own pool", 'forked'],
-)
-def test_serving_needs_no_torch(before: str, after: str, tmp_path: Path) -> None:
-    if after and 'fork' not in multiprocessing.get_all_start_methods():
-        pytest.skip('no fork here')
+@pytest.mark.parametrize('before', ['', 'onnxruntime.set_global_thread_pool_sizes(2, 1)'], ids=['alone', "in a program's own pool"])
+def test_serving_needs_no_torch(before: str, tmp_path: Path) -> None:
     one = exported('resnet')
     images = random_images(one, 2)
     np.save(tmp_path / 'images.npy', images)
-    code = IN_A_PROCESS.format(before=before, after=after, folder=str(one.folder), images=str(tmp_path / 'images.npy'))
+    code = IN_A_PROCESS.format(before=before, folder=str(one.folder), images=str(tmp_path / 'images.npy'))
     paths = ':'.join(map(str, SOURCES))
     subprocess.run([sys.executable, '-c', code], check=True, timeout=60, env={'PYTHONPATH': paths, 'PATH': '/usr/bin:/bin'})
     _close(np.load(tmp_path / 'images.npy'), np.stack(all_logits(one.network, images)))
@@ -299,8 +280,8 @@ def test_serving_needs_no_torch(before: str, after: str, tmp_path: Path) -> None
 def test_states_are_plain_data(backend: OnnxRuntimeEngine) -> None:
     logits, state = backend.run(0, backend.start(random_images(exported('resnet'), 2)))
     assert isinstance(state, OnnxState) and {name: array.shape for name, array in state.arrays.items()} == {
-        'feature': (2, 8, 8, 16), 'latent': (2, 4, 16), 'carry': (2, 5)}  # fmt: skip
-    assert state.arrays['carry'] is logits
+        'feature': (2, 8, 8, 16), 'latent': (2, 4, 16), 'previous_logits': (2, 5)}  # fmt: skip
+    assert state.arrays['previous_logits'] is logits
 
 
 def test_graphs_that_were_exchanged_meanwhile_are_refused(folder: Path, backend: OnnxRuntimeEngine) -> None:
@@ -325,38 +306,15 @@ def test_a_relative_folder_is_found_from_elsewhere(folder: Path, tmp_path: Path,
     late.run(0, late.start(random_images(one, 1)))
 
 
-SHARED_POOL = """
-import sys
-import numpy as np
-import onnxruntime
-from dynperceiver.inference import EngineError, DynamicRunner
-made = []
-init = onnxruntime.InferenceSession.__init__
-def note(self, content, options, **settings):
-    made.append(options.use_per_session_threads)
-    init(self, content, options, **settings)
-onnxruntime.InferenceSession.__init__ = note
-images = np.load(sys.argv[2])
-shared = DynamicRunner(sys.argv[1], backend='onnxruntime', num_threads=2, shared_pool=True)
-np.save(sys.argv[3], shared(images).logits)
-assert made == [False] * 4, made
-again = DynamicRunner(sys.argv[1], backend='onnxruntime', num_threads=2, shared_pool=True)
-assert np.array_equal(again(images).logits, shared(images).logits)
-plain = DynamicRunner(sys.argv[1], backend='onnxruntime', num_threads=3)  # joins the pool, as ONNX Runtime asks for
-assert np.allclose(plain(images).logits, shared(images).logits)
-try:
-    DynamicRunner(sys.argv[1], backend='onnxruntime', num_threads=3, shared_pool=True)
-except EngineError as error:
-    assert 'has 2 threads already' in str(error) and 'pass num_threads=2' in str(error), error
-else:
-    raise AssertionError('a second pool')
-"""
-
-
-def test_one_pool_for_all_graphs(tmp_path: Path) -> None:
-    """In a process of its own, whose only pool it is."""
+def test_graphs_in_memory_are_checked_as_files_are(backend: OnnxRuntimeEngine) -> None:
     one = exported('resnet')
-    images, answers = tmp_path / 'images.npy', tmp_path / 'logits.npy'
-    np.save(images, random_images(one, 2))
-    subprocess.run([sys.executable, '-c', SHARED_POOL, str(one.folder), str(images), str(answers)], check=True)
-    _close(np.load(answers), all_logits(one.network, np.load(images))[3])
+    graphs = {entry.file: (one.folder / entry.file).read_bytes() for entry in backend.manifest.segments}
+    in_memory = OnnxRuntimeEngine.from_graphs(backend.manifest, graphs, num_threads=1)
+    images = random_images(one, 2)
+    assert np.array_equal(in_memory.run(0, in_memory.start(images))[0], backend.run(0, backend.start(images))[0])
+    assert in_memory.stored_policy is None
+    with pytest.raises(EngineError, match=r'^segment2\.onnx is not the file that was exported'):
+        OnnxRuntimeEngine.from_graphs(backend.manifest, {**graphs, 'segment2.onnx': b''})
+    del graphs['segment3.onnx']
+    with pytest.raises(EngineError, match=r'^segment3\.onnx is missing, which manifest\.json lists'):
+        OnnxRuntimeEngine.from_graphs(backend.manifest, graphs)

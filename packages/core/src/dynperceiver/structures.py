@@ -29,8 +29,8 @@ class NetworkState:
     Attributes:
         feature_BCHW: The images before segment 1, afterwards the newest feature map, shape (B, C, H, W).
         latent_BNC: The newest latent code, shape (B, N, C); ``None`` before segment 1.
-        carry_BK: Per-frame logits of the newest latent exit, shape (B, classes), which forward knowledge transfer hands on
-            (paper section 3.3); ``None`` where there is none.
+        previous_logits_BK: Per-frame logits of the newest early exit, shape (B, classes), which later exits get by forward knowledge
+            transfer (paper section 3.3); ``None`` where there is none.
         num_frames: Rows per sample: 1 for images, T for clips.
         pyramid: ``None``, or the feature maps collected so far (each after its latent-to-feature attention). A state that collects
             the pyramid evaluates no exit.
@@ -39,7 +39,7 @@ class NetworkState:
 
     feature_BCHW: Tensor
     latent_BNC: Tensor | None = None
-    carry_BK: Tensor | None = None
+    previous_logits_BK: Tensor | None = None
     num_frames: int = 1
     pyramid: tuple[Tensor, ...] | None = None
     levels: tuple[int, ...] = (1, 2, 3, 4)
@@ -100,7 +100,7 @@ class NetworkState:
             self,
             feature_BCHW=pick_map(self.feature_BCHW),
             latent_BNC=pick(self.latent_BNC),
-            carry_BK=pick(self.carry_BK),
+            previous_logits_BK=pick(self.previous_logits_BK),
             pyramid=None if self.pyramid is None else tuple(map(pick_map, self.pyramid)),
         )
 
@@ -111,7 +111,7 @@ class NetworkState:
             self,
             feature_BCHW=self.feature_BCHW[rows],
             latent_BNC=None if self.latent_BNC is None else self.latent_BNC[rows],
-            carry_BK=None if self.carry_BK is None else self.carry_BK[rows],
+            previous_logits_BK=None if self.previous_logits_BK is None else self.previous_logits_BK[rows],
             pyramid=None if self.pyramid is None else tuple(level[rows] for level in self.pyramid),
         )
 
@@ -140,7 +140,7 @@ class NetworkState:
             (
                 state.feature_BCHW.shape[1:],
                 None if state.latent_BNC is None else state.latent_BNC.shape[1:],
-                state.carry_BK is None,
+                state.previous_logits_BK is None,
                 state.num_frames,
                 None if state.pyramid is None else len(state.pyramid),
             )
@@ -148,7 +148,8 @@ class NetworkState:
         }
         if len(kinds) > 1:
             raise ValueError(
-                f'{len(kinds)} kinds of states (map, latent code, carry, frames, pyramid) cannot be joined: {sorted(map(str, kinds))}; '
+                f'{len(kinds)} kinds of states (map, latent code, previous logits, frames, pyramid) cannot be joined: '
+                f'{sorted(map(str, kinds))}; '
                 'gather states after the same segment, of images of one size'
             )
 
@@ -159,6 +160,6 @@ class NetworkState:
             first,
             feature_BCHW=torch.cat([state.feature_BCHW for state in states]),
             latent_BNC=join([state.latent_BNC for state in states]),
-            carry_BK=join([state.carry_BK for state in states]),
+            previous_logits_BK=join([state.previous_logits_BK for state in states]),
             pyramid=None if first.pyramid is None else tuple(map(torch.cat, zip(*(state.pyramid or () for state in states), strict=True))),
         )

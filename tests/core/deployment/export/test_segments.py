@@ -4,44 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import onnx_ir
 import pytest
 import torch
 from core_models import narrow_model
-from exported_networks import CLASSES, PREPROCESSING, SHALLOW, exported
+from exported_networks import CLASSES, PREPROCESSING, SHALLOW, exported, stored_graphs
 from torch import nn
 
-from dynperceiver import DynPerceiver, build_model
+from dynperceiver import DynPerceiver
 from dynperceiver.analysis import count_exit_costs
-from dynperceiver.deployment.export import ExportError, export_segments, export_table, read_preprocessing
-from dynperceiver.deployment.export.graphs import ExportedGraph
-from dynperceiver.deployment.export.segments import compare_logits
+from dynperceiver.deployment.export import ExportError, export, export_table, make_graphs, read_preprocessing
 from dynperceiver.deployment.fingerprints import fingerprint_of_network
-from dynperceiver.inference import DynamicRunner, EngineError, ExitPolicy, PolicyError, PolicyRecord
+from dynperceiver.deployment.verification import compare_logits
+from dynperceiver.inference import DynamicRunner, EngineError, ExitPolicy, FrozenNetwork, PolicyError, PolicyRecord, freeze
 from dynperceiver_runtime.engines.manifest import PolicyEntry, file_sha256, read_manifest
 
 FILES = ['manifest.json', 'segment1.onnx', 'segment2.onnx', 'segment3.onnx', 'segment4.onnx']
 
 
 @pytest.fixture
-def export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+def exporting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """Function that exports the narrow ResNet, of which the graphs are there already."""
-    one = exported('resnet')
-
-    def stored_graphs(network: DynPerceiver, image_size: tuple[int, int], opset: int) -> list[ExportedGraph]:
-        assert image_size == (64, 64) and opset == 20 and not any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
-        entries = one.report.manifest.segments
-        return [ExportedGraph(onnx_ir.load(one.folder / entry.file), entry.inputs, entry.updates, entry.keeps) for entry in entries]
-
-    monkeypatch.setattr('dynperceiver.deployment.export.segments.export_graphs', stored_graphs)
+    monkeypatch.setattr('dynperceiver.deployment.export.segments.export_graphs', stored_graphs('resnet'))
 
     def call(network: DynPerceiver | None = None, out_dir: Path | str = tmp_path / 'out', **settings: Any) -> Any:
-        return export_segments(network or one.network, out_dir, **{'image_size': (64, 64), **settings})
+        return export(_frozen() if network is None else freeze(network, (64, 64)), out_dir, **settings)
 
     return call
+
+
+@cache
+def _frozen() -> FrozenNetwork:
+    return freeze(exported('resnet').network, (64, 64))
 
 
 def _names(folder: Path) -> list[str]:
@@ -62,33 +59,33 @@ def test_manifest_says_what_was_exported() -> None:
     assert (content['format'], content['version']) == ('dynperceiver exported segments', 1)
 
 
-def test_network_is_left_as_it_was(export: Callable[..., Any]) -> None:
+def test_network_is_left_as_it_was(exporting: Callable[..., Any]) -> None:
     network = narrow_model(dtype=torch.float64, depth_factors=SHALLOW).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    export(network)
+    exporting(network)
     assert network.training and all(module.training for module in network.modules())
     after = network.state_dict()
     assert list(after) == list(before)
     assert all(after[name].dtype == one.dtype and torch.equal(after[name], one) for name, one in before.items())
 
 
-def test_policy_goes_into_the_folder(export: Callable[..., Any], tmp_path: Path) -> None:
+def test_policy_goes_into_the_folder(exporting: Callable[..., Any], tmp_path: Path) -> None:
     fingerprint = exported('resnet').report.manifest.fingerprint
     policy = ExitPolicy((0.5, 0.6, 0.7), record=PolicyRecord(checkpoint=fingerprint))
-    report = export(policy=policy)
+    report = exporting(policy=policy)
     assert _names(tmp_path / 'out') == sorted([*FILES, 'policy.json'])
     entry = PolicyEntry('policy.json', file_sha256(tmp_path / 'out' / 'policy.json'))
     assert report.manifest.policy == read_manifest(tmp_path / 'out').policy == entry
     assert ExitPolicy.load(tmp_path / 'out' / 'policy.json', checkpoint=fingerprint) == policy
     assert DynamicRunner(tmp_path / 'out', backend='onnxruntime').policy == policy
-    export()
+    exporting()
     assert _names(tmp_path / 'out') == FILES, 'an earlier policy does not stay'
     assert read_manifest(tmp_path / 'out').policy is None
 
 
-def test_policy_of_the_folder_is_the_one_exported(export: Callable[..., Any], tmp_path: Path) -> None:
+def test_policy_of_the_folder_is_the_one_exported(exporting: Callable[..., Any], tmp_path: Path) -> None:
     out, other = tmp_path / 'out', ExitPolicy((0.1, 0.2, 0.3))
-    export(policy=ExitPolicy((0.5, 0.6, 0.7)))
+    exporting(policy=ExitPolicy((0.5, 0.6, 0.7)))
     (out / 'policy.json').unlink()
     message = r'policy\.json is missing, which manifest\.json lists; copy the whole folder, or pass policy=, or export .* --policy'
     with pytest.raises(EngineError, match=message):
@@ -98,9 +95,9 @@ def test_policy_of_the_folder_is_the_one_exported(export: Callable[..., Any], tm
     with pytest.raises(EngineError, match=r'policy\.json is not the policy that was exported: its SHA-256 .* or pass policy='):
         DynamicRunner(out, backend='onnxruntime')
     assert DynamicRunner(out, out / 'policy.json', backend='onnxruntime').policy == other
-    export()
+    exporting()
     other.save(out / 'policy.json')
-    message = r'policy\.json was not exported with the graphs: manifest\.json lists no policy\. Remedy: pass policy=, or export .* --policy'
+    message = r'policy\.json was not exported with the graphs: manifest\.json lists no policy; pass policy=, or export .* --policy'
     with pytest.raises(EngineError, match=message):
         DynamicRunner(out, backend='onnxruntime')
     assert DynamicRunner(out, out / 'policy.json', backend='onnxruntime').policy == other
@@ -123,25 +120,30 @@ def test_what_the_manifest_says_of_the_policy_is_checked(entry: Any, message: st
         read_manifest(tmp_path)
 
 
-def test_policy_of_others_is_refused(export: Callable[..., Any], tmp_path: Path) -> None:
+def test_policy_of_others_is_refused(exporting: Callable[..., Any], tmp_path: Path) -> None:
     other = ExitPolicy((0.5, 0.6, 0.7), record=PolicyRecord(checkpoint='sha256:' + '0' * 64))
     with pytest.raises(PolicyError, match=r'made for the weights sha256:0+, and the network has sha256:.*tools/calibrate\.py'):
-        export(policy=other)
+        exporting(policy=other)
     with pytest.raises(ExportError, match=r'the policy is for 3 exits, and the network has 4'):
-        export(policy=ExitPolicy((0.5, 0.6)))
+        exporting(policy=ExitPolicy((0.5, 0.6)))
     assert not _names(tmp_path)
 
 
-def test_graphs_that_differ_are_not_kept(export: Callable[..., Any], tmp_path: Path) -> None:
+def test_graphs_that_differ_are_not_kept(exporting: Callable[..., Any], tmp_path: Path) -> None:
     network = narrow_model(dtype=torch.float32, depth_factors=SHALLOW)
     with torch.no_grad():
         network.exits[2].classifier.bias[3] += 0.01
-    with pytest.raises(ExportError, match=r"segment 3: the graph's logits differ from the network's by 0\.01 of .*Rule: at most 0\.0001"):
-        export(network)
+    with pytest.raises(ExportError, match=r"segment 3: the graph's logits differ from the network's by 0\.01 of .*at most 0\.0001 is exp"):
+        exporting(network)
     assert not _names(tmp_path)
-    network.exits[2].classifier.bias.data[3] = torch.nan
-    with pytest.raises(ExportError, match=r'segment 3: .* by inf .* weights are finite'):
-        export(network)
+
+
+def test_graphs_in_memory_are_those_of_the_folder(exporting: Callable[..., Any], tmp_path: Path) -> None:
+    report = exporting(class_names=CLASSES, preprocessing=PREPROCESSING)
+    graphs = make_graphs(_frozen(), class_names=CLASSES, preprocessing=PREPROCESSING)
+    assert graphs.manifest == report.manifest and graphs.segments == report.segments
+    assert list(graphs.files) == FILES[1:]
+    assert all((tmp_path / 'out' / file).read_bytes() == content for file, content in graphs.files.items())
 
 
 def test_difference_of_logits() -> None:
@@ -152,26 +154,26 @@ def test_difference_of_logits() -> None:
     assert compare_logits(ones[:1], ones) == compare_logits(ones, ones * torch.inf) == torch.inf
 
 
-def test_earlier_export_is_replaced_as_a_whole(export: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_export_is_replaced_as_a_whole(exporting: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / 'made' / 'out'
-    export(out_dir=out, class_names=list('abcde'))
-    export(out_dir=str(out), class_names=list('vwxyz'))
+    exporting(out_dir=out, class_names=list('abcde'))
+    exporting(out_dir=str(out), class_names=list('vwxyz'))
     assert read_manifest(out).class_names == tuple('vwxyz') and _names(tmp_path / 'made') == ['out']
 
     def fail(*_: Any) -> None:
         assert any(path.name.startswith('.out') for path in out.parent.iterdir())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('dynperceiver.deployment.export.segments._compare', fail)
+    monkeypatch.setattr('dynperceiver.deployment.export.segments.write_manifest', fail)
     with pytest.raises(KeyboardInterrupt):
-        export(out_dir=out, class_names=list('abcde'))
+        exporting(out_dir=out, class_names=list('abcde'))
     assert read_manifest(out).class_names == tuple('vwxyz') and _names(tmp_path / 'made') == ['out']
 
 
-def test_failed_move_puts_the_earlier_export_back(export: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_move_puts_the_earlier_export_back(exporting: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    export(class_names=list('vwxyz'))
+    exporting(class_names=list('vwxyz'))
     rename = os.rename
 
     def fail(source: Path, target: Path) -> None:
@@ -181,32 +183,29 @@ def test_failed_move_puts_the_earlier_export_back(export: Callable[..., Any], tm
 
     monkeypatch.setattr('os.rename', fail)
     with pytest.raises(OSError, match='no space'):
-        export()
+        exporting()
     assert read_manifest(tmp_path / 'out').class_names == tuple('vwxyz') and _names(tmp_path) == ['out']
 
 
-def test_empty_folders_are_taken_and_others_are_not(export: Callable[..., Any], tmp_path: Path) -> None:
+def test_empty_folders_are_taken_and_others_are_not(exporting: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / 'out').mkdir()
-    export()
+    exporting()
     (tmp_path / 'out' / 'notes.txt').write_text('mine')
     with pytest.raises(FileExistsError, match=r'out holds other things than an export \(notes\.txt\), which would be lost; choose'):
-        export()
+        exporting()
     assert (tmp_path / 'out' / 'notes.txt').read_text() == 'mine'
     (tmp_path / 'file').write_text('')
     with pytest.raises(FileExistsError, match=r'file is a file, and an export is a folder'):
-        export(out_dir=tmp_path / 'file')
+        exporting(out_dir=tmp_path / 'file')
     (tmp_path / 'other').mkdir()
     (tmp_path / 'other' / 'manifest.json').write_text('{}')
     with pytest.raises(FileExistsError, match=r'other holds other things than an export \(manifest\.json\)'):
-        export(out_dir=tmp_path / 'other')
+        exporting(out_dir=tmp_path / 'other')
 
 
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'image_size': (64,)}, r'image_size=\(64,\): pass height and width'),
-        ({'image_size': (64, 16)}, r'image_size=\(64, 16\): pass height and width in pixels, whole numbers of 32 or more'),
-        ({'image_size': (64, 64.0)}, r'image_size=\(64, 64\.0\)'),
         ({'opset': 12}, r'opset=12: pass 18 to 23'),
         ({'class_names': ['ant', 'bee']}, r'2 class_names for 5 classes; pass one per class'),
         ({'preprocessing': {'mean': [1, 2]}}, r'preprocessing has mean=\[1, 2\]; pass a finite number per channel'),
@@ -214,17 +213,15 @@ def test_empty_folders_are_taken_and_others_are_not(export: Callable[..., Any], 
         ({'preprocessing': {'crop': torch.tensor(1)}}, r'preprocessing cannot be kept as JSON \(.*Tensor'),
     ],
 )
-def test_arguments_are_checked(export: Callable[..., Any], tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_arguments_are_checked(exporting: Callable[..., Any], tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        export(**settings)
+        exporting(**settings)
     assert not _names(tmp_path)
 
 
-def test_networks_without_exits_are_refused(export: Callable[..., Any]) -> None:
-    with torch.device('meta'):
-        network = build_model('resnet18', width=0.125, num_latents=16, depth_factors=SHALLOW, num_classes=None)
-    with pytest.raises(ExportError, match=r'built without exits \(num_classes=None\), as detectors use it; build it with num_classes'):
-        export(network)
+def test_images_that_are_too_small_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r'image_size=\(64, 16\): freeze the network for images of 32 or more pixels in height and width'):
+        export(freeze(exported('resnet').network, (64, 16)), tmp_path / 'out')
 
 
 def test_table_names_files_sizes_and_differences() -> None:

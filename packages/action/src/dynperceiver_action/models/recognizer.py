@@ -26,7 +26,7 @@ __all__ = ['EarlyExitRecognizer']
 
 @MODELS.register_module()
 class EarlyExitRecognizer(BaseRecognizer):
-    """Recognizer whose backbone is a Dyn-Perceiver with its four exits; there is no other head.
+    """Recognizer whose backbone is a Dyn-Perceiver with its exits; there is no other head.
 
     A clip's frames run as images; every exit averages its logits over them (paper section 4.3). Where a video gives several views
     (test crops, sampled clips), they are averaged at each exit.
@@ -79,7 +79,7 @@ class EarlyExitRecognizer(BaseRecognizer):
             kwargs: Likewise.
 
         Returns:
-            Four logits of shape (N*V, K), and an empty dict.
+            Logits of shape (N*V, K), one per exit in their order, and an empty dict.
 
         Raises:
             UserError: If the frames of a video are no whole number of clips.

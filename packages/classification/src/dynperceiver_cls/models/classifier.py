@@ -25,7 +25,7 @@ __all__ = ['DynPerceiverClassifier']
 
 @MODELS.register_module()
 class DynPerceiverClassifier(BaseModel):
-    """Classifier whose backbone brings its own exits (paper section 3): a Dyn-Perceiver, or a static trunk to measure it against.
+    """Classifier whose backbone brings its own exits (paper section 3): a Dyn-Perceiver, or a backbone-only baseline to measure it against.
 
     Args:
         backbone: Config of the network, ``type='dynperceiver.DynPerceiver'`` or ``'dynperceiver.StaticTrunk'``.
@@ -110,8 +110,8 @@ class DynPerceiverClassifier(BaseModel):
 
         Returns:
             The data samples with ``exit_scores`` (E, K), and of the last exit ``pred_score`` (K,) and ``pred_label``. With
-            :attr:`dynamic_runner` the last two are of the exit where the sample left, whose index is in ``exit_index`` (from 0: exit 1
-            has index 0), with the policy's score there in ``exit_confidence``, and there are no ``exit_scores``.
+            :attr:`dynamic_runner` the last two are of the exit where the sample left. That exit's index is in ``exit_index`` (from 0:
+            exit 1 has index 0), the policy's score there in ``exit_confidence``, and there are no ``exit_scores``.
         """
         result = None if self.dynamic_runner is None else self.dynamic_runner(inputs)
         logits = self.backbone(inputs) if result is None else (torch.as_tensor(result.logits),)

@@ -1,11 +1,11 @@
-"""How fast early exits are where this runs: every exit, the static trunk treated alike, and a mix of exits, per backend and batch size.
+"""How fast early exits are where this runs, per backend and batch size: every exit, a mix of exits, and the backbone-only baseline (the CNN
+with its classifier), treated alike.
 
 Shape suffixes: S samples, E exits.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from ..calibration.held_out_scores import check_fractions
 from ..deployment.engines import ENGINES
 from ..deployment.folding import fold
 from ..deployment.runner import DynamicRunner
+from ..layers import copy_without_hooks
 from ..models import DynPerceiver, StaticTrunk, network_with_exits
 from .timing import find_crossover, machine_description, num_torch_threads, time_calls
 
@@ -41,15 +42,15 @@ __all__ = [
 ]
 
 MIX_SAMPLES = 40  # at least so many share the exits of a mix
-STATIC, MIX = 'static trunk', 'policy'
-EAGER_NETWORK, EAGER_TRUNK = 'eager network', 'eager static trunk'
+STATIC, MIX = 'backbone-only baseline', 'policy'
+EAGER_NETWORK, EAGER_TRUNK = 'eager network', 'eager backbone-only baseline'
 
 
 class ScriptedPolicy(ExitPolicy):
     """Sends each sample of a batch to an exit that was written down before; it looks at the logits as any policy does.
 
     Args:
-        exit_index_S: Number of the exit at which each sample of a batch leaves, from 0, shape (S,).
+        exit_index_S: Index, from 0, of the exit at which each sample of a batch leaves, shape (S,).
         num_exits: Exits of the network.
     """
 
@@ -193,7 +194,7 @@ class _Contestants:
         if eager and self.backend == 'torch':
             for name, model in {EAGER_NETWORK: self.network, EAGER_TRUNK: self.trunk}.items():
                 if model is not None:
-                    calls[name] = eager_call(copy.deepcopy(model).to(self.device or 'cpu'), images)
+                    calls[name] = eager_call(copy_without_hooks(model).to(self.device or 'cpu'), images)
         return calls, batches
 
 
@@ -260,8 +261,8 @@ def measure_speed(
         batch_sizes: Samples per batch (clips, for video).
         image_size: Height and width in pixels.
         exit_fractions: Fraction of the samples that leave at each exit, for a mix of exits; it is timed over such batches.
-        static: Whether to time the static trunk, folded and exported like the network.
-        eager: Whether to time network and static trunk as they are trained, in PyTorch.
+        static: Whether to time the backbone-only baseline, folded and exported like the network.
+        eager: Whether to time network and backbone-only baseline as they are trained, in PyTorch.
         num_threads: Threads; default PyTorch's.
         device: Where PyTorch computes; default the CPU.
         rounds: See :func:`~dynperceiver.benchmark.time_calls`.
@@ -271,7 +272,7 @@ def measure_speed(
     Returns:
         ``machine``, ``image_size``, ``num_frames``, ``num_params``, ``exit_fractions``, ``gmacs`` by name, ``crossovers`` (phrases per
         backend), and ``rows``: a dict per backend, batch size and name with ``ms`` per sample (``p10_ms``, ``p90_ms``) and the times over
-        the static trunk's and the full network's, ``over_static`` and ``over_full``.
+        the backbone-only baseline's and the full network's, ``over_static`` and ``over_full``.
 
     Raises:
         ValueError: If a backend is unknown, a batch size is not positive, or the fractions do not fit.
@@ -317,10 +318,10 @@ def measure_speed(
 
 
 def _crossovers(rows: Sequence[Mapping[str, Any]], backend: str) -> list[str]:
-    """From which batch size on a mix of exits is faster than the static trunk, and than the full network."""
+    """From which batch size on a mix of exits is faster than the backbone-only baseline, and than the full network."""
     mix = [row for row in rows if row['backend'] == backend and row['name'] == MIX]
     phrases = []
-    for key, other in (('over_static', 'the static trunk'), ('over_full', 'the full network')):
+    for key, other in (('over_static', 'the backbone-only baseline'), ('over_full', 'the full network')):
         ratios = {row['batch_size']: row[key] for row in mix if row[key] is not None}
         if ratios:
             phrases.append(find_crossover(ratios, dict.fromkeys(ratios, 1.0)).text(other))
@@ -333,19 +334,19 @@ def speed_table(report: Mapping[str, Any]) -> str:
     height, width = report['image_size']
     rows = report['rows']
     is_static = any(row['over_static'] is not None for row in rows)
-    key, other = ('over_static', 'static trunk') if is_static else ('over_full', 'full network')
-    rounds = min(row['num_rounds'] for row in rows)
+    key, other = ('over_static', 'backbone-only baseline') if is_static else ('over_full', 'full network')
+    rounds, width = min(row['num_rounds'] for row in rows), max(len(row[key]) for row in rows for key in ('backend', 'name'))
     lines = [
         f'milliseconds per {sample} of {height}x{width}, and (x) how many times the {other}; medians of {rounds} rounds or more',
         report['machine'],
     ]
     sizes = list(dict.fromkeys(row['batch_size'] for row in rows))
     for backend in dict.fromkeys(row['backend'] for row in rows):
-        lines += ['', f'{backend:<20} {"GMACs":>7}' + ''.join(f'{f"batch {size}":>20}' for size in sizes)]
+        lines += ['', f'{backend:<{width}} {"GMACs":>7}' + ''.join(f'{f"batch {size}":>20}' for size in sizes)]
         own = [row for row in rows if row['backend'] == backend]
         for name in dict.fromkeys(row['name'] for row in own):
             cells = [f'{row["ms"]:>11.3f} {row[key]:>7.3f}x' for row in own if row['name'] == name]
-            lines.append(f'{name:<20} {report["gmacs"][name]:>7.3g}' + ''.join(cells))
+            lines.append(f'{name:<{width}} {report["gmacs"][name]:>7.3g}' + ''.join(cells))
         fractions = report['exit_fractions']
         if fractions:
             exits = ' / '.join(f'{100 * fraction:.1f}' for fraction in fractions)

@@ -34,7 +34,7 @@ def _silent(what: str, items: Iterable[Any]) -> Iterable[Any]:
 
 
 def trunk_accuracy(model: nn.Module, loader: Any, progress: Progress = _silent) -> float:
-    """Fraction of a loader's samples that a classifier on a static trunk gets right.
+    """Fraction of a loader's samples that a classifier on a backbone-only baseline gets right.
 
     Args:
         model: The classifier, with its backbone and data preprocessor.
@@ -45,14 +45,14 @@ def trunk_accuracy(model: nn.Module, loader: Any, progress: Progress = _silent) 
         UserError: If there are no samples.
     """
     right = total = 0
-    for batch in progress('static trunk', loader):
+    for batch in progress('backbone-only baseline', loader):
         images_BCHW, label_S = batch_images(model, batch)
         backbone = model.backbone
         assert isinstance(backbone, nn.Module)
         right += int((eager_call(backbone, images_BCHW)().argmax(1) == label_S).sum())
         total += len(label_S)
     if not total:
-        raise UserError('there are no samples to judge the static trunk on; check the test data')
+        raise UserError('there are no samples to judge the backbone-only baseline on; check the test data')
     return right / total
 
 
@@ -131,14 +131,14 @@ def measure_tradeoff(
         batch_sizes: Batch sizes among which the crossover is looked for; the curve is for batch size 1.
         num_threads: Threads; default PyTorch's.
         rounds: Rounds in which all calls take turns.
-        static: A trained classifier on the network's static trunk.
+        static: A trained classifier on the network's backbone-only baseline.
         progress: Goes through items and shows how far it is.
 
     Returns:
         The points, and what was found, for people.
 
     Raises:
-        UserError: If logits, network and static trunk do not go together.
+        UserError: If logits, network and backbone-only baseline do not go together.
     """
     network, form = network_with_exits(model), test.form
     if held_out.form[:3] != form[:3]:
@@ -186,8 +186,8 @@ def _check_same_trunk(static: nn.Module, network: DynPerceiver) -> None:
     mine, given = (sorted(tuple(p.shape) for p in one.parameters()) for one in (static_trunk_of(network), backbone))
     if mine != given:
         raise UserError(
-            f"the static trunk's {len(given)} parameters have other shapes than the {len(mine)} of the network's feature branch; pass "
-            'config and checkpoint of the same CNN'
+            f"the backbone-only baseline's {len(given)} parameters have other shapes than the {len(mine)} of the network's feature branch; "
+            'pass config and checkpoint of the same CNN'
         )
 
 

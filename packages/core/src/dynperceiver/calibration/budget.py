@@ -111,6 +111,7 @@ class BudgetSearch:
         self._log_odds_ES = held_out.decision_scores
         self._order_JS = np.argsort(-self._log_odds_ES[:-1], axis=1, kind='stable')
         self._falling_JS = np.take_along_axis(self._log_odds_ES[:-1], self._order_JS, 1)
+        self._evaluations: dict[bytes, Evaluation] = {}
         self._fill_grid()
 
     def _fill_grid(self) -> None:
@@ -173,6 +174,11 @@ class BudgetSearch:
         Raises:
             UserError: If the budget is below the cost of exit 1.
         """
+        threshold_J, evaluation = self.find_thresholds(budget, unit, refine)
+        return self.held_out.solved_policy(threshold_J), evaluation
+
+    def find_thresholds(self, budget: float, unit: str = '', refine: bool = True) -> tuple[np.ndarray, Evaluation]:
+        """As :meth:`solve`, with log-odds in place of the policy, one per exit but the last."""
         self._check_budget(budget, unit)
         starts = [np.full(self.held_out.num_exits - 1, -np.inf)]  # all leave at exit 1
         last = int(np.searchsorted(self._grid_cost_G, budget, side='right')) - 1
@@ -187,11 +193,14 @@ class BudgetSearch:
             starts += [self._refine(start_J, budget) for start_J in starts[1:]]
         solved = [(start_J, self._evaluate(start_J)) for start_J in starts]
         fitting = [(start_J, evaluation) for start_J, evaluation in solved if evaluation.mean_cost <= budget]
-        best_J, evaluation = max(fitting, key=lambda entry: (entry[1].accuracy, -entry[1].mean_cost))
-        return self.held_out.solved_policy(best_J), evaluation
+        return max(fitting, key=lambda entry: (entry[1].accuracy, -entry[1].mean_cost))
 
     def _evaluate(self, threshold_J: np.ndarray) -> Evaluation:
-        return evaluate_exits(first_exit(self._log_odds_ES, threshold_J), self.held_out, self.costs)
+        """What the same few policies of the grid do is asked for many budgets."""
+        key = threshold_J.tobytes()
+        if key not in self._evaluations:
+            self._evaluations[key] = evaluate_exits(first_exit(self._log_odds_ES, threshold_J), self.held_out, self.costs)
+        return self._evaluations[key]
 
     def geometric_policy(self, budget: float) -> ExitPolicy:
         """The best policy of the family of geometric exit fractions for a budget, for comparison."""

@@ -14,7 +14,7 @@ from dynperceiver_runtime import UserError
 from dynperceiver_runtime.policy.exit_policy import ExitPolicy, fingerprint_of_arrays
 from dynperceiver_runtime.policy.exit_rule import first_exit, reaches
 from dynperceiver_runtime.policy.scores import check_score, log_odds, to_probability
-from dynperceiver_runtime.policy.thresholds import NEVER, decision_threshold, log_odds_between, log_odds_of_scores
+from dynperceiver_runtime.policy.thresholds import NEVER, decision_thresholds, log_odds_between, log_odds_of_scores
 
 __all__ = [
     'Evaluation',
@@ -292,7 +292,7 @@ def evaluate(
         threshold_E = np.asarray(policy_or_thresholds, np.float64)
         if threshold_E.shape not in ((last,), (last + 1,)) or np.isnan(threshold_E).any():
             raise UserError(f'thresholds={policy_or_thresholds!r} do not go with {last + 1} exits; pass {last} or {last + 1} numbers')
-        exit_S = first_exit(held_out.decision_scores, [decision_threshold(threshold) for threshold in threshold_E.tolist()])
+        exit_S = first_exit(held_out.decision_scores, decision_thresholds(threshold_E))
     return evaluate_exits(exit_S, held_out, cost_E)
 
 

@@ -13,7 +13,7 @@ one common threshold for all exits, though a common threshold needs no first par
 
 The promise assumes that held-out and future samples are drawn independently from the same distribution.
 
-Shape suffixes: P policies of the family, S samples.
+Shape suffixes: P policies of the family, J exits but the last, S samples.
 """
 
 from __future__ import annotations
@@ -96,23 +96,18 @@ def split_samples(num_samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     return order_S[:num_building], order_S[num_building:]
 
 
-def _family(building: HeldOutScores, costs: tuple[float, ...], max_accuracy_drop: float) -> list[ExitPolicy]:
-    """Policies along the ray from nobody leaves through the cheapest one that loses no more than allowed."""
+def _family(building: HeldOutScores, costs: tuple[float, ...], max_accuracy_drop: float) -> np.ndarray:
+    """Log-odds of policies along the ray from nobody leaves through the cheapest one that loses no more than allowed, shape (P, J)."""
     search = BudgetSearch(building, costs)
-    solved = [search.solve(budget, refine=False) for budget in np.linspace(costs[0], costs[-1], NUM_BUDGETS).tolist()]
+    solved = [search.find_thresholds(budget, refine=False) for budget in np.linspace(costs[0], costs[-1], NUM_BUDGETS).tolist()]
     least = building.full_accuracy - max_accuracy_drop
-    policy, _ = min((entry for entry in solved if entry[1].accuracy >= least), key=lambda entry: entry[1].mean_cost)
-    log_odds_J = np.asarray(policy.decision_thresholds)
+    log_odds_J, _ = min((entry for entry in solved if entry[1].accuracy >= least), key=lambda entry: entry[1].mean_cost)
     if np.isposinf(log_odds_J).all():  # nobody leaves: a common threshold
         log_odds_J = np.full(len(log_odds_J), -np.inf)
     spread = max(1.0, float(np.median(np.abs(building.decision_scores[:-1]))) / USUAL_LOG_ODDS)
-    distance_J = to_probability(-log_odds_J / spread)
-    family = []
-    for scale in SCALES:
-        scaled_J = scale * distance_J
-        threshold_J = np.where(scaled_J >= 1, -np.inf, np.where(scaled_J > 0, -to_log_odds(np.minimum(scaled_J, 1)) * spread, np.inf))
-        family.append(building.exact_policy(threshold_J))
-    return family
+    distance_PJ = np.array(SCALES)[:, None] * to_probability(-log_odds_J / spread)
+    inner_PJ = -to_log_odds(np.minimum(distance_PJ, 1)) * spread
+    return np.where(distance_PJ >= 1, -np.inf, np.where(distance_PJ > 0, inner_PJ, np.inf))
 
 
 def control_risk(
@@ -147,12 +142,13 @@ def control_risk(
     testing = held_out.select(testing_S)
     if len(building_S) == 0:
         return RiskControl(held_out.policy((NEVER,) * (held_out.num_exits - 1)), 0, 0, 0.0, testing.num_samples)
-    family = _family(held_out.select(building_S), costs, max_accuracy_drop)
-    exit_PS = np.stack([first_exit(testing.decision_scores, policy.decision_thresholds) for policy in family])
+    family_PJ = _family(held_out.select(building_S), costs, max_accuracy_drop)
+    exit_PS = np.stack([first_exit(testing.decision_scores, log_odds_J) for log_odds_J in family_PJ])
     loss_PS = testing.correct_ES[-1].astype(np.int8) - testing.correct_ES[exit_PS, np.arange(testing.num_samples)]
     p_value_P = drop_p_values(loss_PS, max_accuracy_drop, confidence_level)
     p_value_P[0] = 0  # the full network loses nothing, whatever the samples
     accepted_P = np.cumprod(p_value_P <= 1 - confidence_level).astype(bool)
     mean_cost_P = np.asarray(costs)[exit_PS].mean(1)
     best = int(np.where(accepted_P, mean_cost_P, np.inf).argmin())
-    return RiskControl(family[best], int(accepted_P.sum()) - 1, len(family) - 1, float(p_value_P[best]), testing.num_samples)
+    policy = held_out.exact_policy(family_PJ[best])
+    return RiskControl(policy, int(accepted_P.sum()) - 1, len(family_PJ) - 1, float(p_value_P[best]), testing.num_samples)

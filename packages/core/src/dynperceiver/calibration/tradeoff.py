@@ -35,7 +35,7 @@ __all__ = [
     'write_tradeoff_csv',
 ]
 
-EXIT, DYNAMIC, RANDOM, STATIC, MEASURED = 'one exit for all', 'dynamic', 'random exits', 'static trunk', 'measured'
+EXIT, DYNAMIC, RANDOM, STATIC, MEASURED = 'one exit for all', 'dynamic', 'random exits', 'backbone-only baseline', 'measured'
 NORMAL_95 = 1.959963984540054
 
 

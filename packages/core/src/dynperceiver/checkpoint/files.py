@@ -90,7 +90,7 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
 def read_state_dict(path: str | Path, weights: str | None = None) -> dict[str, Tensor]:
     """Read a network's state dict, under our names, from a file: ours (also from within a recognizer or detector) or the authors'.
 
-    A file of a static trunk, which has a feature branch alone, is read, too.
+    A file of a backbone-only baseline, whose network is a feature branch, is read, too.
 
     Args:
         path: See :func:`read_checkpoint_file`.

@@ -34,8 +34,8 @@ def load_image_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], so
     """Load all but what depends on the number of classes.
 
     Args:
-        model: A :class:`~dynperceiver.models.DynPerceiver`, or a static trunk, a
-            :class:`~dynperceiver.feature_branches.FeatureBranch`, which takes the feature branch of the checkpoint.
+        model: A :class:`~dynperceiver.models.DynPerceiver`, or a :class:`~dynperceiver.feature_branches.FeatureBranch` alone, which takes
+            the feature branch of the checkpoint.
         state_dict: Our names; see :func:`read_state_dict`.
         source: What to call it in the log.
 
@@ -96,7 +96,7 @@ class ImageCheckpoint:
         self.weights = weights
 
     def __call__(self, module: nn.Module) -> None:
-        """Load into the one Dyn-Perceiver, or the one static trunk, within ``module``.
+        """Load into the one Dyn-Perceiver, or where there is none the one feature branch, within ``module``.
 
         Raises:
             MissingFileError: If the file is missing.

@@ -247,7 +247,7 @@ def fold(network: Network, image_size: tuple[int, int] = (224, 224)) -> Network:
     Layers that were exchanged for others, or given another ``forward``, stay as they are.
 
     Args:
-        network: A :class:`~dynperceiver.models.DynPerceiver`, or a static trunk; it is not changed.
+        network: A :class:`~dynperceiver.models.DynPerceiver`, or a backbone-only baseline; it is not changed.
         image_size: Height and width of the images in pixels. The folded network takes other sizes, too, at less speed.
 
     Returns:

@@ -50,7 +50,7 @@ class FeatureShapes:
 
 
 class FeatureBranch(nn.Module):
-    """A CNN cut into a stem and four stages; by itself, it is the static trunk that a Dyn-Perceiver is measured against.
+    """A CNN cut into a stem and four stages; with a classifier, it is the backbone-only baseline that a Dyn-Perceiver is compared with.
 
     Args:
         stem: Images (B, 3, H, W) to x_0.
@@ -129,7 +129,7 @@ class FeatureBranch(nn.Module):
         return tuple(maps[level] for level in levels)
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """The static trunk alone: images (B, 3, H, W) to x_1 .. x_4, without any latent code."""
+        """The CNN alone: images (B, 3, H, W) to x_1 .. x_4, without any latent code."""
         return self.pyramid(images_BCHW)
 
 

@@ -30,7 +30,7 @@ class MultiExitLoss(nn.Module):
     Args:
         exit_weights: :math:`w_1 .. w_K`, one per exit of the model. The reference recipe for the four exits of the paper's network has
             0.5 for the two latent exits, 1 for the feature exit and 1 for the merged exit. With a weight of 0 an exit learns nothing. A
-            static trunk has one exit: ``(1,)``, which distils nothing.
+            backbone-only baseline has one exit: ``(1,)``, which distils nothing.
         distill_weight: :math:`\alpha`; 0 switches self-distillation off.
         temperature: T.
         form: ``'sum'`` or ``'mixed'``.
@@ -53,7 +53,7 @@ class MultiExitLoss(nn.Module):
         if not exit_weights or min(exit_weights) < 0:
             raise UserError(
                 f"exit_weights={tuple(exit_weights)}: one number of at least 0 per exit is needed; the recipe for the paper's four exits "
-                'is (0.5, 0.5, 1, 1), and (1,) is for a static trunk'
+                'is (0.5, 0.5, 1, 1), and (1,) is for a backbone-only baseline'
             )
         if form not in ('sum', 'mixed'):
             raise UserError(f"form={form!r}: choose 'sum' (reference recipe) or 'mixed' (paper, Eq. 3)")
@@ -84,7 +84,7 @@ class MultiExitLoss(nn.Module):
         if len(logits_SK) != len(self.exit_weights):
             raise UserError(
                 f'the model has {len(logits_SK)} exits, but exit_weights={self.exit_weights}; give the loss one weight per exit, (1,) '
-                'for a static trunk'
+                'for a backbone-only baseline'
             )
         weights = list(self.exit_weights)
         if self.form == 'mixed':

@@ -55,7 +55,7 @@ class Segment(nn.Module):
             return None, state
         logits_BK = network.classify(self.number, state)
         if network.segment_parts[self.number - 1].hands_on_logits:
-            state = state.evolve(carry_BK=logits_BK)
+            state = state.evolve(previous_logits_BK=logits_BK)
         if state.num_frames > 1:
             logits_BK = torch.unflatten(logits_BK, 0, (-1, state.num_frames)).mean(1)
         return logits_BK, state

@@ -65,11 +65,11 @@ class EarlyExit(nn.Module):
         """The vector (B, C) to classify, of a map or a latent code."""
         raise NotImplementedError(f'{type(self).__name__} does not say what it classifies; override pool()')
 
-    def forward(self, code: Tensor, carry_BK: Tensor | None) -> Tensor:
+    def forward(self, code: Tensor, previous_logits_BK: Tensor | None) -> Tensor:
         """Classify a map (B, C, H, W) or a latent code (B, N, C), given the earlier logits (B, K) where knowledge is transferred."""
         pooled_BC = self.pool(code)
         if self.fkt is not None:
-            pooled_BC = torch.cat((pooled_BC, self.fkt(carry_BK)), 1)
+            pooled_BC = torch.cat((pooled_BC, self.fkt(previous_logits_BK)), 1)
         logits_BK: Tensor = self.get_submodule(self.classifier_name)(pooled_BC)
         return logits_BK
 
@@ -77,7 +77,7 @@ class EarlyExit(nn.Module):
 class LatentExit(EarlyExit):
     """Early exit in the classification branch: the mean latent token."""
 
-    reads = ('latent_BNC', 'carry_BK')
+    reads = ('latent_BNC', 'previous_logits_BK')
 
     def pool(self, code: Tensor) -> Tensor:
         """Mean over the tokens of a latent code (B, N, C)."""
@@ -91,7 +91,7 @@ class EarlyFeatureExit(EarlyExit):
     """
 
     classifier_name = 'feature_classifier'
-    reads = ('feature_BCHW', 'carry_BK')
+    reads = ('feature_BCHW', 'previous_logits_BK')
 
     def pool(self, code: Tensor) -> Tensor:
         """Mean over the pixels of a map (B, C, H, W)."""
@@ -141,7 +141,7 @@ class MergedExit(nn.Module):
         dropout: Dropout within the two-layer head.
     """
 
-    reads = ('feature_BCHW', 'latent_BNC', 'carry_BK')
+    reads = ('feature_BCHW', 'latent_BNC', 'previous_logits_BK')
     hands_on = False
 
     def __init__(
@@ -158,11 +158,11 @@ class MergedExit(nn.Module):
         channels = feature_channels + latent_channels + (fkt_channels or 0)
         self.classifier = nn.Sequential(nn.BatchNorm1d(channels), *_classifier(channels, hidden_channels, num_classes, dropout))
 
-    def forward(self, feature_BCHW: Tensor, latent_BNC: Tensor, carry_BK: Tensor | None) -> Tensor:
+    def forward(self, feature_BCHW: Tensor, latent_BNC: Tensor, previous_logits_BK: Tensor | None) -> Tensor:
         """Classify x_4 (B, C, H, W) and z'_4 (B, N, C') and exit 2's logits (B, K); returns (B, K)."""
         parts = [feature_BCHW.mean((2, 3)), latent_BNC.mean(1)]
         if self.fkt is not None:
-            parts.append(self.fkt(carry_BK))
+            parts.append(self.fkt(previous_logits_BK))
         logits_BK: Tensor = self.classifier(torch.cat(parts, 1))
         return logits_BK
 

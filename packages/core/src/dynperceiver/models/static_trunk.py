@@ -1,4 +1,4 @@
-"""The feature branch with a classifier and nothing else: what a Dyn-Perceiver is measured against.
+"""The backbone-only baseline: the CNN with its classifier and nothing else, which a Dyn-Perceiver is compared with.
 
 Shape suffixes: B rows, C channels, H/W feature size, K classes.
 """
@@ -20,7 +20,7 @@ __all__ = ['StaticTrunk', 'build_static_trunk']
 
 
 class StaticTrunk(nn.Module):
-    """A CNN with its own classifier, the same that a Dyn-Perceiver has as exit 3.
+    """The backbone-only baseline: a CNN with its own classifier, the same that a Dyn-Perceiver has as exit 3.
 
     Args:
         feature_branch: The CNN.
@@ -49,7 +49,7 @@ class StaticTrunk(nn.Module):
 def build_static_trunk(
     feature_branch: str, *, width: float = 1.0, num_classes: int = 1000, dropout: float = 0.0, drop_path: float = 0.0
 ) -> StaticTrunk:
-    """Build a CNN with its classifier.
+    """Build a backbone-only baseline, a CNN with its classifier.
 
     Args:
         feature_branch: Name of the CNN; see :data:`dynperceiver.feature_branches.FEATURE_BRANCHES`.

@@ -70,7 +70,7 @@ def draw_tradeoff(rows: Sequence[TradeoffRow], path: str | Path, title: str, cap
     """Draw accuracy against GFLOPs and, where they are known, against milliseconds, side by side.
 
     Args:
-        rows: Points of :func:`tradeoff_points`, with those of the static trunk and of measurements added.
+        rows: Points of :func:`tradeoff_points`, with those of the backbone-only baseline and of measurements added.
         path: Picture to write; the ending says the format.
         title: Title.
         caption: Text below.

@@ -35,7 +35,8 @@ class GraphEntry:
     Attributes:
         file: Name of the graph's file in the folder.
         sha256: Hexadecimal SHA-256 of the file.
-        inputs: The graph's inputs, which are entries of the state: ``images`` before segment 1, later ``feature``, ``latent``, ``carry``.
+        inputs: The graph's inputs, which are entries of the state: ``images`` before segment 1, later ``feature``, ``latent`` and
+            ``previous_logits``, or whatever the manifest calls them.
         updates: Entries of the next state, and the graph's output that each is. The output ``logits`` may be one of them.
         keeps: Entries of the next state that stay what they were.
     """

@@ -20,7 +20,7 @@ from ..errors import UserError
 from .exit_rule import first_exit, reaches
 from .policy_file import PolicyError, PolicyRecord, fingerprint_of_arrays, read_policy_file, write_policy_file
 from .scores import SCORES, check_score, check_temperature, log_odds, score_samples, to_probability
-from .thresholds import NEVER, TIE_TOLERANCE, decision_threshold, largest_decision_threshold, log_odds_of_scores
+from .thresholds import NEVER, TIE_TOLERANCE, decision_thresholds, largest_decision_thresholds, log_odds_of_scores
 
 __all__ = ['NEVER', 'SCALES', 'SCORES', 'TIE_TOLERANCE', 'ExitPolicy', 'PolicyError', 'PolicyRecord', 'fingerprint_of_arrays']
 
@@ -57,7 +57,7 @@ class ExitPolicy:
         log_odds: The thresholds that decide, per exit but the last, as log-odds; ``-inf`` where all leave, ``inf`` where nobody does. A
             calibrated policy has them, so that it tells samples apart whose scores are all 1.0 in float32. ``None`` takes those of
             ``thresholds``, a little lower, so that a sample whose float32 score is the threshold leaves with any engine and batch size; see
-            :func:`~dynperceiver_runtime.policy.thresholds.decision_threshold`.
+            :func:`~dynperceiver_runtime.policy.thresholds.decision_thresholds`.
         scale: What is compared, one of :data:`SCALES`. ``'probability'`` decides as files of version 1 do: by the float32 score, which
             may lie 0.000005 below the threshold.
 
@@ -118,19 +118,24 @@ class ExitPolicy:
         checked = _floats(values, 'log_odds', what_to_do)
         if len(checked) != len(self.thresholds):
             raise UserError(f'{len(checked)} log_odds do not go with {len(self.thresholds)} thresholds; {what_to_do}')
-        for number, (value, threshold) in enumerate(zip(checked, self.thresholds, strict=True), 1):
-            low, high = decision_threshold(threshold), largest_decision_threshold(threshold)
-            if not low - AGREEMENT * max(1, abs(low)) <= value <= high + AGREEMENT * max(1, abs(high)) and value not in (low, high):
-                raise UserError(
-                    f'log_odds {value:.9g} of exit {number} are not those of its threshold {threshold:.9g}, which are {low:.9g} to '
-                    f'{high:.9g}; {what_to_do}'
-                )
+        value_J, low_J, high_J = np.array(checked), decision_thresholds(self.thresholds), largest_decision_thresholds(self.thresholds)
+        with np.errstate(invalid='ignore'):
+            inside_J = (value_J >= low_J - AGREEMENT * np.maximum(1, np.abs(low_J))) & (
+                value_J <= high_J + AGREEMENT * np.maximum(1, np.abs(high_J))
+            )
+        wrong_J = ~(inside_J | (value_J == low_J))
+        if wrong_J.any():
+            first = int(wrong_J.argmax())
+            raise UserError(
+                f'log_odds {value_J[first]:.9g} of exit {first + 1} are not those of its threshold {self.thresholds[first]:.9g}, which are '
+                f'{low_J[first]:.9g} to {high_J[first]:.9g}; {what_to_do}'
+            )
         return checked
 
     def _find_decision_thresholds(self) -> tuple[float, ...]:
         if self.scale == 'probability':
             return tuple(math.inf if threshold > 1 else threshold - TIE_TOLERANCE for threshold in self.thresholds)
-        return tuple(map(decision_threshold, self.thresholds)) if self.log_odds is None else self.log_odds
+        return tuple(decision_thresholds(self.thresholds).tolist()) if self.log_odds is None else self.log_odds
 
     @property
     def decision_thresholds(self) -> tuple[float, ...]:

@@ -6,17 +6,17 @@ rounding between batch sizes and engines; so a threshold is met from a little be
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from .scores import LARGEST_LOG_ODDS, to_log_odds, to_probability
+from .scores import to_log_odds, to_probability
 
 __all__ = [
     'NEVER',
     'TIE_TOLERANCE',
-    'decision_threshold',
-    'largest_decision_threshold',
+    'decision_thresholds',
+    'largest_decision_thresholds',
     'log_odds_below',
     'log_odds_between',
     'log_odds_of_scores',
@@ -55,15 +55,15 @@ def log_odds_of_scores(score: np.ndarray) -> np.ndarray:
     return to_log_odds(score) if score.dtype == np.float64 else _lowest(score)
 
 
-def log_odds_below(log_odds: float) -> float:
+def log_odds_below(log_odds: np.ndarray | float) -> np.ndarray:
     """Down to where other log-odds may be those of the same sample, computed in another batch or by another engine.
 
     It is 0.000005 less in probability up to one half. Above, it is 0.00002 less in log-odds, or that part of them where they are larger
     than 1: there a step in probability would take in samples that are told apart well. Float32's rounding of logits is as fine.
     """
-    if log_odds <= 0:
-        return float(to_log_odds(max(float(to_probability(log_odds)) - TIE_TOLERANCE, 0.0)))
-    return log_odds - LOG_ODDS_TOLERANCE * max(1.0, log_odds)
+    log_odds = np.asarray(log_odds, np.float64)
+    unsure = to_log_odds(np.maximum(to_probability(np.minimum(log_odds, 0)) - TIE_TOLERANCE, 0))
+    return np.asarray(np.where(log_odds <= 0, unsure, log_odds - LOG_ODDS_TOLERANCE * np.maximum(1, log_odds)))
 
 
 def log_odds_between(reaching: float, missing: float) -> float:
@@ -73,20 +73,19 @@ def log_odds_between(reaching: float, missing: float) -> float:
         reaching: The lowest log-odds that are to reach it.
         missing: The highest that are not to, lower than that; ``-inf`` where there are none.
     """
-    middle = max(log_odds_below(reaching), reaching / 2 + missing / 2)
+    middle = max(float(log_odds_below(reaching)), reaching / 2 + missing / 2)
     return middle if middle > missing else reaching
 
 
-def decision_threshold(threshold: float) -> float:
-    """The log-odds that decide for a threshold in the form of a score: ``-inf`` at 0, ``inf`` above 1, between them a little less."""
-    if threshold > 1:
-        return math.inf
-    return log_odds_below(float(_lowest(np.float64(threshold)))) if threshold > 0 else -math.inf
+def decision_thresholds(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The log-odds that decide for thresholds in the form of scores: ``-inf`` at 0, ``inf`` above 1, between them a little less."""
+    threshold_J = np.asarray(thresholds, np.float64)
+    inner_J = log_odds_below(_lowest(np.clip(threshold_J, 0, 1)))
+    return np.where(threshold_J > 1, np.inf, np.where(threshold_J > 0, inner_J, -np.inf))
 
 
-def largest_decision_threshold(threshold: float) -> float:
+def largest_decision_thresholds(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
     """The largest log-odds that a sample can have whose score is rounded to a threshold."""
-    if threshold > 1:
-        return math.inf
-    score = threshold + float(_half_step(np.float64(threshold), 2))
-    return LARGEST_LOG_ODDS if score >= 1 else float(to_log_odds(score))
+    threshold_J = np.asarray(thresholds, np.float64)
+    inner_J = to_log_odds(np.minimum(threshold_J + _half_step(threshold_J, 2), 1))
+    return np.where(threshold_J > 1, np.inf, inner_J)

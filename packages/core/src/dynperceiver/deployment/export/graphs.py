@@ -1,7 +1,8 @@
 """Segments of a network as ONNX graphs in memory.
 
-The arrays of a state travel as ``feature`` (B, H, W, C), ``latent`` (B, N, C) and ``carry`` (B, K): with the channels last, ONNX Runtime's
-own change of layout at the ends of a graph takes the transposition in.
+The arrays of a state travel as ``feature`` (B, H, W, C), ``latent`` (B, N, C) and ``previous_logits`` (B, K): with the channels last, ONNX
+Runtime's own change of layout at the ends of a graph takes the transposition in. Folders exported before call the last one ``carry``; the
+engine takes the names from the manifest and gives none of them a meaning.
 
 Shape suffixes: B rows, C channels, H/W pixels, N latent tokens, K classes.
 """
@@ -26,7 +27,7 @@ from .cleaning import check_graph, clean_graph, read_inputs
 
 __all__ = ['ENTRIES', 'ExportedGraph', 'SegmentGraph', 'export_graphs', 'export_module', 'graph_bytes']
 
-ENTRIES = ('feature', 'latent', 'carry')
+ENTRIES = ('feature', 'latent', 'previous_logits')
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,13 @@ class SegmentGraph(nn.Module):
         if self.number == 1:
             state = network.start(arrays[0])
         else:
-            feature_BHWC, latent_BNC, carry_BK = arrays
-            state = NetworkState(feature_BHWC.permute(0, 3, 1, 2), latent_BNC, carry_BK, num_frames=network.num_frames)
+            feature_BHWC, latent_BNC, previous_logits_BK = arrays
+            state = NetworkState(feature_BHWC.permute(0, 3, 1, 2), latent_BNC, previous_logits_BK, num_frames=network.num_frames)
         logits_SK, after = network.segments[self.number - 1](state)
         pairs = {
             'feature': (state.feature_BCHW, after.feature_BCHW),
             'latent': (state.latent_BNC, after.latent_BNC),
-            'carry': (state.carry_BK, after.carry_BK),
+            'previous_logits': (state.previous_logits_BK, after.previous_logits_BK),
         }
         changed = {name: None if new is old else new for name, (old, new) in pairs.items()}
         if changed['feature'] is not None:
@@ -86,7 +87,7 @@ class SegmentGraph(nn.Module):
         return logits_SK, changed
 
     def forward(self, *arrays: Tensor) -> tuple[Tensor, ...]:
-        """Images, or feature, latent and carry, to the logits and the entries asked for."""
+        """Images, or feature, latent and previous logits, to the logits and the entries asked for."""
         logits_SK, changed = self.advance(arrays)
         outputs = [logits_SK]
         for name in self.entries:
@@ -173,7 +174,6 @@ def export_graphs(network: DynPerceiver, image_size: tuple[int, int], opset: int
     """
     arrays: list[list[Tensor]] = [[torch.zeros(2 * network.num_frames, 3, *image_size)]]
     changes: list[set[str]] = []
-    same_carry = network.num_frames == 1
     numbers = [parts.number for parts in network.segment_parts]
     with torch.no_grad():
         for number in numbers:
@@ -185,7 +185,9 @@ def export_graphs(network: DynPerceiver, image_size: tuple[int, int], opset: int
     needed: tuple[str, ...] = ()
     for number in reversed(numbers):
         changed_names = changes[number - 1]
-        updates = {name: 'logits' if name == 'carry' and same_carry else f'next_{name}' for name in needed if name in changed_names}
+        updates = {name: f'next_{name}' for name in needed if name in changed_names}
+        if 'previous_logits' in updates and network.num_frames == 1:  # for clips, the output ``logits`` is a mean over the frames
+            updates['previous_logits'] = 'logits'
         entries = [name for name, output in updates.items() if output != 'logits']
         keeps = tuple(name for name in needed if name not in changed_names)
         names = ENTRIES if number > 1 else ('images',)

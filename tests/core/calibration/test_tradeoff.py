@@ -13,6 +13,7 @@ from inference_scores import GFLOPS, network_scores
 
 from dynperceiver.calibration import evaluate
 from dynperceiver.calibration.tradeoff import DYNAMIC, EXIT, RANDOM, TradeoffRow, tradeoff_points, wilson_interval, write_tradeoff_csv
+from dynperceiver_runtime import ExitPolicy
 
 MS = (2.0, 3.5, 3.8, 4.0)
 HELD_OUT, TEST = network_scores(400, seed=1), network_scores(500, seed=2)
@@ -103,6 +104,8 @@ def test_choice_of_policies(points: Any) -> None:
     assert chosen == sorted(chosen) and chosen[0] == 0
     same = replace(points, policies=points.policies[:1] * 9)
     assert same.spread(4) == [0] and points.spread(0) == []
+    sure = replace(points, policies=tuple(ExitPolicy((1.0,), log_odds=(log_odds,)) for log_odds in (20.0, 20.0, 30.0)))
+    assert sure.spread(4) == [0, 2], 'thresholds that look alike are not'
     accuracies = replace(points, held_out_accuracies=(0.5, 0.6, 0.694, 0.695, 0.7, 0.7, 0.69, 0.7, 0.7))
     assert accuracies.nearly_full(0.7) == 3
     assert accuracies.nearly_full(0.7, drop=0.1) == 1

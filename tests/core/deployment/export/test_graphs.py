@@ -194,7 +194,7 @@ def test_norms_that_cannot_be_folded_are_served() -> None:
         for segment in network.segments[:3]:
             logits, state = segment(states[-1])
             states.append(state)
-    arrays = [states[2].feature_BCHW.permute(0, 2, 3, 1), states[2].latent_BNC, states[2].carry_BK]
+    arrays = [states[2].feature_BCHW.permute(0, 2, 3, 1), states[2].latent_BNC, states[2].previous_logits_BK]
     graph = export_module(SegmentGraph(network, 3), arrays, ENTRIES, ['logits'], 1)
     check_graph(graph, 3)
     assert [node.op_type for node in graph.graph].count('BatchNormalization') == 1, 'the first of the block; the second is folded'

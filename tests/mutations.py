@@ -1,0 +1,275 @@
+"""Seeded faults: makes one edit of packages/ at a time in a copy of the repository, and says whether the tests meant for it notice.
+
+    .venv/bin/python tests/mutations.py             # all of them, half an hour
+    .venv/bin/python tests/mutations.py --only 3 7  # some
+    .venv/bin/python tests/mutations.py --check     # only whether the edits still fit the code
+
+An edit is of the kind that people make: off by one, a wrong axis or sign, swapped arguments, one field forgotten. A survivor shows a gap
+in the tests. Where code is rewritten, its edits are, too: an edit that no longer fits is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = ('.git', '.venv', 'data', 'work_dirs')  # of the top folder
+SOURCES = {
+    'core': 'packages/core/src/dynperceiver',
+    'cls': 'packages/classification/src/dynperceiver_cls',
+    'det': 'packages/detection/src/dynperceiver_det',
+    'action': 'packages/action/src/dynperceiver_action',
+}
+
+
+class Edit(NamedTuple):
+    """One edit: file as ``PACKAGE/PATH``, the text that must be there exactly once, what comes instead, and tests below ``tests``."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+EDITS = (
+    Edit(
+        'core/structures.py',
+        'pyramid=None if self.pyramid is None else tuple(map(pick_map, self.pyramid)),',
+        '',
+        'core/test_structures.py core/models/test_segments.py core/models/test_backbone.py',
+    ),
+    Edit(
+        'core/structures.py',
+        '(index_S[:, None] * self.num_frames + frames_T)',
+        '(index_S[:, None] + frames_T * self.num_samples)',
+        'core/test_structures.py core/models/test_video.py core/models/test_backbone.py',
+    ),
+    Edit(
+        'core/layers/temporal.py',
+        '        target[:, 0, first : first + fold] = 0\n',
+        '',
+        'core/layers/test_temporal.py',
+    ),
+    Edit(
+        'core/layers/attention.py',
+        'F.gelu(self.fc1(self.layernorm(tokens_BNC)))',
+        "F.gelu(self.fc1(self.layernorm(tokens_BNC)), approximate='tanh')",
+        'core/test_golden.py',
+    ),
+    Edit(
+        'core/layers/drop_path.py',
+        'residual * keep.div_(1 - self.drop_prob)',
+        'residual * keep',
+        'core/layers core/feature_branches/test_families.py',
+    ),
+    Edit(
+        'core/losses/multi_exit.py',
+        'logits_SK[-1].detach()',
+        'logits_SK[-1]',
+        'core/losses',
+    ),
+    Edit(
+        'core/metrics/multi_exit_accuracy.py',
+        '(np.arange(scores_SEK.shape[2]) < label_S11)',
+        '(np.arange(scores_SEK.shape[2]) > label_S11)',
+        'core/metrics/test_multi_exit_accuracy.py',
+    ),
+    Edit(
+        'core/metrics/exit_calibration.py',
+        "side='left'",
+        "side='right'",
+        'core/metrics/test_exit_calibration.py',
+    ),
+    Edit(
+        'core/metrics/exit_agreement.py',
+        '(right_SE[:, :, None] & ~right_SE[:, None, :])',
+        '(right_SE[:, None, :] & ~right_SE[:, :, None])',
+        'core/metrics/test_exit_agreement.py',
+    ),
+    Edit(
+        'core/checkpoint/convert.py',
+        "WRAPPERS = ('model_ema', 'model', 'state_dict')",
+        "WRAPPERS = ('model', 'model_ema', 'state_dict')",
+        'core/checkpoint/test_convert.py core/hooks/test_reference_checkpoint.py',
+    ),
+    Edit(
+        'core/hooks/resumable_randomness.py',
+        'self.epoch.fill_(runner.epoch)',
+        'self.epoch.fill_(0)',
+        'core/hooks/test_hooks.py core/hooks/test_resumable_randomness.py',
+    ),
+    Edit(
+        'core/hooks/resumable_randomness.py',
+        '_seed_everything(runner.seed, runner.iter, get_rank(), FOR_STEPS)',
+        '_seed_everything(runner.seed, runner.epoch, get_rank(), FOR_STEPS)',
+        'core/hooks/test_hooks.py core/hooks/test_resumable_randomness.py',
+    ),
+    Edit(
+        'core/hooks/non_finite_loss.py',
+        "priority = 'VERY_HIGH'",
+        "priority = 'VERY_LOW'",
+        'core/hooks/test_hooks.py',
+    ),
+    Edit(
+        'core/hooks/averaged_buffers.py',
+        "op='mean'",
+        "op='sum'",
+        'core/hooks/test_averaged_buffers.py core/hooks/test_resumable_randomness.py',
+    ),
+    Edit(
+        'core/analysis/flops.py',
+        "('x2z', 'blocks') for i in (0, 1, 2))",
+        "('x2z', 'blocks') for i in (0, 1))",
+        'core/analysis/test_flops.py',
+    ),
+    Edit(
+        'cls/batch_augments/mixing.py',
+        'return 1 - (bottom - top) * (right - left) / (height * width), (top',
+        'return lam, (top',
+        'classification/batch_augments/test_mixing.py',
+    ),
+    Edit(
+        'cls/batch_augments/random_erasing.py',
+        '[(pixels_BA * ratio_BA).sqrt_(), (pixels_BA / ratio_BA).sqrt_()]',
+        '[(pixels_BA / ratio_BA).sqrt_(), (pixels_BA * ratio_BA).sqrt_()]',
+        'classification/batch_augments/test_random_erasing.py',
+    ),
+    Edit(
+        'cls/datasets/base.py',
+        'if seen[label] < num_first[label]',
+        'if seen[label] <= num_first[label]',
+        'classification/datasets/test_base.py',
+    ),
+    Edit(
+        'cls/models/classifier.py',
+        'labels = scores_BEK[:, -1].argmax(1).tolist()',
+        'labels = scores_BEK[:, 0].argmax(1).tolist()',
+        'classification/models/test_classifier.py',
+    ),
+    Edit(
+        'action/models/recognizer.py',
+        'unflatten(0, (len(data_samples), -1))',
+        'unflatten(0, (-1, len(data_samples))).transpose(0, 1)',
+        'action/test_recognizer.py action/test_dynamic_recognizer.py',
+    ),
+    Edit(
+        'action/datasets/containers.py',
+        '8 + int.from_bytes(head[4:8]',
+        'int.from_bytes(head[4:8]',
+        'action/test_containers.py action/test_datasets.py',
+    ),
+    Edit(
+        'action/transforms/placement.py',
+        '(width * (1 - share_x), height * (1 - share_y))',
+        '(width * (1 - share_y), height * (1 - share_x))',
+        'action/test_transforms.py',
+    ),
+    Edit(
+        'det/models/backbones.py',
+        'range(self.frozen_stages + 1)',
+        'range(self.frozen_stages)',
+        'detection/models/test_backbone_training.py',
+    ),
+    Edit(
+        'det/models/backbones.py',
+        'feature_BCHW.contiguous() for feature_BCHW',
+        'feature_BCHW for feature_BCHW',
+        'detection/models/test_backbones.py',
+    ),
+    Edit(
+        'det/datasets/boxes.py',
+        "np.array([images['width'], images['height']]",
+        "np.array([images['height'], images['width']]",
+        'detection/datasets/test_boxes.py detection/datasets/test_coco.py',
+    ),
+    Edit(
+        'det/datasets/images.py',
+        'orientation in (5, 6, 7, 8)',
+        'orientation in (6, 8)',
+        'detection/datasets/test_images.py',
+    ),
+)
+
+
+def _left_out(top: str, folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == '__pycache__' or (folder == top and name in LEFT_OUT)]
+
+
+def find(edit: Edit, root: Path) -> tuple[Path, str]:
+    """File of an edit below a repository, and its text.
+
+    Raises:
+        SystemExit: If the text to replace is not there exactly once, or tests are missing.
+    """
+    package, _, name = edit.file.partition('/')
+    path = root / SOURCES[package] / name
+    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    if text.count(edit.old) != 1:
+        raise SystemExit(f'{path} has {edit.old!r} {text.count(edit.old)} times instead of once; write the edit anew')
+    missing = [name for name in edit.tests.split() if not (root / 'tests' / name).exists()]
+    if missing:
+        raise SystemExit(f'tests/{missing[0]} is missing; name the tests that should notice an edit of {edit.file}')
+    return path, text
+
+
+def run_tests(copy: Path, tests: str) -> tuple[bool, str]:
+    """Whether tests of a copy pass, and the name of the first that does not.
+
+    Raises:
+        SystemExit: If nothing was tested.
+    """
+    paths = os.pathsep.join(map(str, sorted((copy / 'packages').glob('*/src'))))
+    # Compiled modules are told apart by time and size, which an edit may leave as they were.
+    variables = {'PYTHONPATH': os.pathsep.join(filter(None, [paths, os.environ.get('PYTHONPATH')])), 'PYTHONDONTWRITEBYTECODE': '1'}
+    command = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', *(f'tests/{name}' for name in tests.split())]
+    result = subprocess.run(command, cwd=copy, env={**os.environ, **variables}, capture_output=True, text=True)
+    if result.returncode not in (0, 1, 2):  # 2: a file of tests cannot even be imported
+        raise SystemExit(f'{" ".join(command)} ended with {result.returncode}\n{result.stdout[-3000:]}{result.stderr[-3000:]}')
+    failed = [line.partition(' ')[2].partition(' - ')[0] for line in result.stdout.splitlines() if line.startswith(('FAILED ', 'ERROR '))]
+    return result.returncode == 0, failed[0] if failed else ''
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--only', type=int, nargs='+', metavar='NUMBER', help='numbers of the edits to make, from 1')
+    parser.add_argument('--check', action='store_true', help='only check that every edit fits the code')
+    parser.add_argument('--repository', type=Path, default=ROOT, metavar='DIR', help='what to test, for example an earlier state of this')
+    args = parser.parse_args()
+    chosen = [(number, edit) for number, edit in enumerate(EDITS, 1) if args.only is None or number in args.only]
+    for _, edit in chosen:
+        find(edit, args.repository)
+    if args.check:
+        print(f'{len(chosen)} edits fit')
+        return 0
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / 'repository'
+        shutil.copytree(args.repository, copy, ignore=partial(_left_out, str(args.repository)))
+        for tests in sorted({edit.tests for _, edit in chosen}):
+            passed, failed = run_tests(copy, tests)
+            if not passed:
+                raise SystemExit(f'{failed} fails without any edit; mend that first')
+        for number, edit in chosen:
+            path, text = find(edit, copy)
+            path.write_text(text.replace(edit.old, edit.new), encoding='utf-8')
+            start = time.monotonic()
+            survived, failed = run_tests(copy, edit.tests)
+            path.write_text(text, encoding='utf-8')
+            survivors += [number] * survived
+            verdict = 'SURVIVED' if survived else f'caught by {failed}'
+            print(f'{number:>3} {edit.file}: {edit.old.strip()[:60]!r}: {verdict} ({time.monotonic() - start:.0f} s)', flush=True)
+    print(f'{len(chosen) - len(survivors)} of {len(chosen)} edits caught' + f'; survivors: {survivors}' * bool(survivors))
+    return bool(survivors)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

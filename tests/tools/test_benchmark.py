@@ -16,7 +16,6 @@ from dynperceiver.analysis import count_exit_costs
 from dynperceiver.benchmark import TimingTable, speed
 from dynperceiver.benchmark.speed import ScriptedPolicy, measure_speed, script_exits, speed_table, static_trunk_of, time_policies
 from dynperceiver.inference import DynamicRunner, ExitPolicy, PolicyRecord, gather
-from dynperceiver_runtime import UserError
 
 BACKBONE = dict(
     type='dynperceiver.DynPerceiver', feature_branch='resnet18', width=0.125, num_latents=16, depth_factors=(2 / 3, 1 / 3, 2 / 9, 1 / 3),
@@ -208,7 +207,7 @@ def test_tool_takes_the_fractions_of_a_policy(config: Path, call_tool: Tool, mon
 
     def fake(network: Any, *args: Any, **options: Any) -> Any:
         given.update(options)
-        raise UserError('enough')
+        raise ValueError('enough')
 
     monkeypatch.setattr(speed, 'measure_speed', fake)
     ExitPolicy((0.5, 0.5, 0.5), record=PolicyRecord(expected={'exit_fractions': [0.25, 0.25, 0.1, 0.4]})).save(policy)

@@ -46,14 +46,15 @@ def formatted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize('form', list(FORMS))
 def test_a_training_saves_its_config_and_formats_none(form: str, tmp_path: Path, formatted: list[str]) -> None:
     (tmp_path / 'base.py').write_text(CONFIG.replace('NAME', tmp_path.name))
-    (tmp_path / 'some.py').write_text(FORMS[form].replace('NAME', tmp_path.name))
-    arguments = [tmp_path / 'some.py', '--work-dir', tmp_path / 'work', '--cfg-options', 'notes.more=[1,2]']
+    path = tmp_path / f'{form.replace(" ", "_")}.py'  # loggers have the name of the config, and the second in which they were made
+    path.write_text(FORMS[form].replace('NAME', tmp_path.name))
+    arguments = [path, '--work-dir', tmp_path / 'work', '--cfg-options', 'notes.more=[1,2]']
     cfg = train_config(parse_train_args([str(argument) for argument in arguments]))
     build_runner(cfg).train()
     assert formatted == []
 
     (shown,) = (tmp_path / 'work').glob('*/vis_data/config.py')
-    texts = [shown.read_text(), (tmp_path / 'work' / 'some.py').read_text()]
+    texts = [shown.read_text(), (tmp_path / 'work' / path.name).read_text()]
     texts += [torch.load(tmp_path / 'work' / f'epoch_{epoch}.pth')['meta']['cfg'] for epoch in (1, 2)]
     for text in texts:
         assert Config.fromstring(text, '.py').to_dict() == cfg.to_dict()

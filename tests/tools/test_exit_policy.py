@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import pickle
-import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import torch
 from classification_runs import make_digits, write_classification_config
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from tool_runs import ROOT, event_tags, finish, free_port, keep_layout, result_of_test, start, write_quick_config
+from tool_runs import event_tags, finish, free_port, result_of_test, run_here, start, write_quick_config
 from torch import nn
 
 from dynperceiver.analysis import count_exit_costs
@@ -79,14 +77,7 @@ class Task:
 
     def test(self, name: str, *flags: str | Path, config: Path | None = None, checkpoint: Path | None = None) -> Path:
         """Test within this process; returns the work dir."""
-        command = ['test.py', config or self.config, checkpoint or self.checkpoint, '--work-dir', self.folder / name, *flags]
-        with pytest.MonkeyPatch.context() as patch:
-            keep_layout(patch)
-            patch.setattr('sys.argv', list(map(str, command)))
-            try:
-                runpy.run_path(str(ROOT / 'tools' / 'test.py'), run_name='__main__')
-            finally:
-                logging.disable(logging.NOTSET)
+        run_here('tools/test.py', config or self.config, checkpoint or self.checkpoint, '--work-dir', self.folder / name, *flags)
         return self.folder / name
 
     def kept(self, name: str, *flags: str | Path) -> list[dict[str, Any]]:

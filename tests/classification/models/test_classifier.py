@@ -198,7 +198,7 @@ def test_unknown_mode() -> None:
 
 def test_a_loss_for_four_exits_needs_four() -> None:
     model = _classifier(TYPES[1], loss=dict(type='dynperceiver.MultiExitLoss'))
-    with pytest.raises(ValueError, match=r'the model has 1 exits, but exit_weights=\(0\.5, 0\.5, 1\.0, 1\.0\); .* \(1,\) for a static'):
+    with pytest.raises(ValueError, match=r'the model has 1 exits, but exit_weights=\(0\.5, 0\.5, 1\.0, 1\.0\); .* a backbone-only'):
         model(**_prepared(model), mode='loss')
 
 

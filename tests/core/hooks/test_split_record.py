@@ -59,7 +59,7 @@ def test_checkpoints_keep_what_their_part_depends_on(tmp_path: Path) -> None:
 def test_the_tools_have_the_hook_once_whatever_the_config_says(tmp_path: Path, hooks: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make_runner(tmp_path / 'a', TinyModel(), None, texts(tmp_path / 'data', **PART), custom_hooks=hooks)
     monkeypatch.setattr('dynperceiver.launch.runner.Runner.from_cfg', lambda cfg: runner)
-    assert sum(isinstance(hook, SplitRecordHook) for hook in build_runner(Config({})).hooks) == 1
+    assert sum(isinstance(hook, SplitRecordHook) for hook in build_runner(Config(dict(model=dict(type='TinyModel')))).hooks) == 1
 
 
 def test_a_training_is_resumed_on_the_same_part(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dynperceiver_action.transforms import ClipExposure, FrameDifference, RandomPlacement, TemporalFlip
+from dynperceiver_action.transforms import ClipExposure, FrameDifference, RandomPlacement, TemporalFlip, placement
 
 
 def frames(levels, height=6, width=8):
@@ -86,6 +86,20 @@ def test_placement_keeps_the_whole_picture_where_it_is_small_and_fills_around_it
         share.append((image == 200).mean())
         assert 7 in image
     assert np.allclose(share, 0.25, atol=0.04), 'a picture of half the size covers a quarter of the canvas'
+
+
+def test_a_smaller_picture_is_placed_wherever_it_fits_as_a_whole(monkeypatch):
+    """By the matrices that OpenCV gets, for a canvas and a picture that are not square."""
+    np.random.seed(0)
+    matrices = []
+    monkeypatch.setattr(placement.cv2, 'warpAffine', lambda frame, matrix, size, **_: matrices.append(matrix) or frame)
+    for _ in range(200):
+        RandomPlacement((40, 100), scales=(0.3, 0.9), stretch=0.1).transform(dict(imgs=frames([200], 30, 20)))
+    sizes, starts = np.array([matrix[:, :2] @ (20, 30) for matrix in matrices]), np.array([matrix[:, 2] for matrix in matrices])
+    room = np.array([100, 40]) - sizes
+    assert (sizes > 0).all() and (starts >= 0).all() and (starts <= room).all()
+    places = starts / room
+    assert (places.min(0) < 0.05).all() and (places.max(0) > 0.95).all()
 
 
 @pytest.mark.parametrize(

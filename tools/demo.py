@@ -58,10 +58,10 @@ class TrainingDisplay:
 def run(title: str, command: list[str], log: Path, display: TrainingDisplay | None = None) -> None:
     """Run a command of the project, its output in a log file; a failure ends the demo with the log's last lines."""
     print(f'{title}\n      $ python {" ".join(command)}', flush=True)
-    start = time.time()
-    with open(log, 'w', buffering=1) as file, subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    start, python = time.time(), [sys.executable, *command]
+    env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}  # threads that wait would take the processors from those that read clips
+    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with open(log, 'w', buffering=1) as file, subprocess.Popen(python, cwd=ROOT, env=env, **pipe) as process:
         assert process.stdout is not None
         for line in process.stdout:
             file.write(line)

@@ -38,7 +38,7 @@ def texts(root: Path, num_samples: int = 16, **part: Any) -> SplitTexts:
 
 def train(work_dir: Path, dataset: Any, resume: Path | None = None, hooks: tuple[Any, ...] = (HOOK,)) -> dict[str, Any]:
     """Train for an iteration more, and return the checkpoint's meta."""
-    num_iters = 1 if resume is None else torch.load(resume, weights_only=False)['meta']['iter'] + 1
+    num_iters = 1 if resume is None else torch.load(resume)['meta']['iter'] + 1
     cfg = {'by_epoch': False, 'max_iters': num_iters, 'val_begin': 100}
     settings = dict(custom_hooks=list(hooks), train_cfg=cfg, resume=resume is not None)
     make_runner(work_dir, TinyModel(), resume, dataset, **settings).train()

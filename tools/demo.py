@@ -36,7 +36,7 @@ class TrainingDisplay:
         if exits:
             self.accuracy = ' / '.join(f'{100 * float(value):.0f}' for value in exits) + ' %'
         step = re.search(r'Epoch\(train\)\s+\[(\d+)\]\[(\d+)/(\d+)\]', line)
-        total = re.search(r'max_epochs = (\d+)', line)
+        total = re.search(r'\bmax_epochs ?= ?(\d+)', line)  # of the logged config; train_cfg, which counts, comes last
         if total:
             self.epochs = int(total[1])
         if step and hasattr(self, 'epochs'):

@@ -12,6 +12,7 @@ import yaml
 from mmengine import registry
 from mmengine.config import Config
 
+import dynperceiver_action  # noqa: F401  without its stand-in the scope mmaction cannot be imported from MMAction2's wheel
 import dynperceiver_det
 from dynperceiver.analysis import count_gmacs, meta_copy
 

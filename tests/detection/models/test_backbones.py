@@ -16,6 +16,7 @@ from mmengine.registry import DefaultScope
 from narrow_backbones import BACKBONES, backbone_settings, empty_backbone, narrow_backbone
 from torch import Tensor
 
+import dynperceiver_action  # noqa: F401  without its stand-in the scope mmaction cannot be imported from MMAction2's wheel
 from dynperceiver.analysis import count_exit_costs, count_gmacs, meta_copy
 from dynperceiver.feature_branches import FEATURE_BRANCHES
 from dynperceiver_det.models import DynPerceiverBackbone, FeatureBranchBackbone, PyramidBackbone, published_shapes

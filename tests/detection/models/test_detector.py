@@ -15,6 +15,7 @@ from mmengine.registry import DefaultScope
 from narrow_backbones import BACKBONES, backbone_settings
 from torch import nn
 
+import dynperceiver_action  # noqa: F401  without its stand-in the scope mmaction cannot be imported from MMAction2's wheel
 from dynperceiver_det import fill_neck_channels
 from dynperceiver_det.models import DynPerceiverBackbone, FeatureBranchBackbone, PyramidBackbone, build_detector
 from dynperceiver_det.registry import MODELS

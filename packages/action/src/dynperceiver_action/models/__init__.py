@@ -1,5 +1,6 @@
-"""Recognizers for mmaction2."""
+"""Recognizers for mmaction2, and what happens to their batches."""
 
+from .backward_copies import BackwardCopies
 from .recognizer import EarlyExitRecognizer
 
-__all__ = ['EarlyExitRecognizer']
+__all__ = ['BackwardCopies', 'EarlyExitRecognizer']

@@ -12,7 +12,7 @@ meta_keys = ('img_shape', 'img_key', 'video_id', 'timestamp', 'filename')
 
 train_pipeline = [
     dict(type='dynperceiver_action.DecordInit'),
-    dict(type='mmaction.SampleFrames', clip_len=1, frame_interval=1, num_clips=8),
+    dict(type='mmaction.SampleFrames', clip_len=8, frame_interval=2, num_clips=1),
     dict(type='mmaction.DecordDecode'),
     dict(type='mmaction.RandomCrop', size=64),
     dict(type='mmaction.FormatShape', input_format='NCHW'),

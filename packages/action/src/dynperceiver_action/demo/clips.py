@@ -47,7 +47,7 @@ class DemoParams:
     """
 
     seed: int = 0
-    num_train: int = 1920
+    num_train: int = 1760
     num_val: int = 240
     num_frames: int = 16
     size_px: int = 70

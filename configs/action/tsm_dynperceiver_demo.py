@@ -12,12 +12,11 @@ model = dict(
     # Every clip backwards, too, as the opposite motion: nothing but motion tells the two apart.
     data_preprocessor=dict(
         blending=dict(type='dynperceiver_action.BackwardCopies', label_map={0: 1, 1: 0, 2: 3, 3: 2, 4: 5, 5: 4, 6: 7, 7: 6})))
-train_dataloader = dict(batch_size=16)  # 32 with the clips backwards
+train_dataloader = dict(batch_size=8)  # 16 with the clips backwards
 max_epochs = 3
-optim_wrapper = dict(optimizer=dict(lr=3e-3))
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
-    dict(type='mmengine.LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
+    dict(type='mmengine.LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=70),
     dict(type='mmengine.CosineAnnealingLR', by_epoch=True, begin=0, end=max_epochs, eta_min_ratio=0.01, convert_to_iter_based=True),
 ]
 work_dir = 'work_dirs/demo'

@@ -24,6 +24,7 @@ from ..layers import (
     AttentionMlp,
     CrossAttentionLayer,
     FeatureToLatent,
+    MapReader,
     SelfAttentionLayer,
     copy_without_hooks,
     tokens_from_map,
@@ -35,6 +36,7 @@ from .batch_norms import NormPlace, Trace, fold_batch_norms
 
 __all__ = [
     'FoldedCrossAttention',
+    'FoldedMapReader',
     'FoldedReader',
     'FoldedSelfAttention',
     'add_linear',
@@ -138,10 +140,11 @@ class FoldedCrossAttention(nn.Module):
         super().__init__()
         attention = layer.attention
         q_proj = _product(_scaled_query(attention))
+        self.num_heads = attention.num_heads
         self.kv_norm = layer.kv_norm
         self.kv_proj = _product(torch.cat((attention.k_proj.weight, attention.v_proj.weight)))
         position = attention.relative_position_bias
-        self.register_buffer('position_1MC', None if position is None else F.pad(position.detach(), (0, position.shape[2])))
+        self.register_buffer('position_1MC', None if position is None else self.of_keys(position.detach()))
         self.o_proj = attention.o_proj
         self.mlp = layer.mlp
         if query_NC is None:
@@ -150,15 +153,31 @@ class FoldedCrossAttention(nn.Module):
         else:
             self.register_buffer('query_1ND', q_proj(layer.q_norm(query_NC))[None].detach())
 
-    def forward(self, query_BNC: Tensor, kv_BMC: Tensor) -> Tensor:
-        """Refine (B, N, query_channels) by (B, M, kv_channels); returns the query's shape."""
+    @staticmethod
+    def of_keys(position_1MC: Tensor) -> Tensor:
+        """Positions as they are added to keys and values in one: shape (1, M, 2 C), nothing for the values."""
+        return F.pad(position_1MC, (0, position_1MC.shape[2]))
+
+    def forward(self, query_BNC: Tensor, kv_BMC: Tensor, position_1MC: Tensor | None = None) -> Tensor:
+        """Refine (B, N, query_channels) by (B, M, kv_channels); returns the query's shape.
+
+        Args:
+            query_BNC: The query.
+            kv_BMC: Keys and values.
+            position_1MC: In the place of the positions that it was made with, see :meth:`of_keys`.
+        """
         key_value = self.kv_proj(self.kv_norm(kv_BMC))
-        if self.position_1MC is not None:
-            key_value = key_value + self.position_1MC
+        position_1MC = self.position_1MC if position_1MC is None else position_1MC
+        if position_1MC is not None:
+            key_value = key_value + position_1MC
         query = self.q_proj(self.q_norm(query_BNC)) if self.query_1ND is None else self.query_1ND
         if self.query_1ND is not None and not torch.compiler.is_exporting():
             query = query.expand(key_value.shape[0], -1, -1)
-        mixed = attend(query, *key_value.chunk(2, 2))
+        if self.num_heads == 1:
+            mixed = attend(query, *key_value.chunk(2, 2))
+        else:
+            heads = key_value.unflatten(2, (2 * self.num_heads, -1)).transpose(1, 2)
+            mixed = attend(query.unflatten(2, (self.num_heads, -1)).transpose(1, 2), *heads.chunk(2, 1)).transpose(1, 2).flatten(2)
         return _refine(add_linear(query_BNC, mixed, self.o_proj), self.mlp)
 
 
@@ -192,6 +211,37 @@ class FoldedReader(nn.Module):
         else:
             summary_BCHW = self.reader[0].summarize(feature_BCHW)
         output: Tensor = self.cross_attn(latent_BNC, tokens_from_map(summary_BCHW))
+        return output
+
+
+class FoldedMapReader(nn.Module):
+    """A :class:`~dynperceiver.layers.MapReader` whose positions are resized once for maps of one size.
+
+    Args:
+        reader: The trained layer.
+        query_NC: See :class:`FoldedCrossAttention`.
+    """
+
+    def __init__(self, reader: MapReader, query_NC: Tensor | None = None) -> None:
+        super().__init__()
+        self.layout = reader.layout
+        self.reader = [reader]  # in a list, so that its attention is no part of this module
+        self.position = reader.position
+        self.cross_attn = FoldedCrossAttention(reader.cross_attn, query_NC)
+        self._resized: dict[Any, Tensor] = {}
+
+    def _positions(self, sides: tuple[int, ...]) -> Tensor:
+        if torch.compiler.is_exporting():
+            return self.cross_attn.of_keys(self.reader[0].positions(sides, self.position))
+        key = sides, self.position.dtype, self.position.device, torch.is_inference_mode_enabled()
+        if key not in self._resized:
+            self._resized[key] = self.cross_attn.of_keys(self.reader[0].positions(sides, self.position)).detach()
+        return self._resized[key]
+
+    def forward(self, latent_BNC: Tensor, feature: Tensor) -> Tensor:
+        """Refine the latent code (B, N, C) by a map; returns (B, N, C)."""
+        summary = self.reader[0].summarize(feature)
+        output: Tensor = self.cross_attn(latent_BNC, summary.flatten(2).transpose(1, 2), self._positions(tuple(summary.shape[2:])))
         return output
 
 
@@ -340,14 +390,30 @@ def _can_fold_reader(reader: FeatureToLatent) -> bool:
 
 
 def _fold_latent_branch(network: DynPerceiver, image_size: tuple[int, int]) -> None:
-    branch = network.latent_branch
-    for number, (reader, stride) in enumerate(zip(branch.x2z, network.feature_branch.strides, strict=False)):
-        if isinstance(reader, FeatureToLatent) and _can_fold_reader(reader) and _can_fold_attention(reader.cross_attn):
-            size = (-(-image_size[0] // stride), -(-image_size[1] // stride))
-            branch.x2z[number] = FoldedReader(reader, size, branch.latent if number == 0 else None)
+    branch, trunk = network.latent_branch, network.feature_branch
+    reads = [number for number, reader in enumerate(branch.x2z) if not isinstance(reader, nn.Identity)]
+    for number in reads:
+        reader = branch.x2z[number]
+        # Where nothing came before, every sample has the same code.
+        query_NC = branch.latent if number == reads[0] and not _refines_before(network, number + 1) else None
+        stride = trunk.strides[number]
+        size = (-(-image_size[0] // stride), -(-image_size[1] // stride))
+        if not _can_fold_attention(getattr(reader, 'cross_attn', None)):
+            continue
+        if isinstance(reader, FeatureToLatent) and _can_fold_reader(reader):
+            branch.x2z[number] = FoldedReader(reader, size, query_NC)
+        elif isinstance(reader, MapReader) and _is_plain(reader, MapReader):
+            branch.x2z[number] = FoldedMapReader(reader, query_NC)
     for module in list(branch.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, SelfAttentionLayer) and _can_fold_attention(child):
                 setattr(module, name, FoldedSelfAttention(child))
             elif isinstance(child, CrossAttentionLayer) and _can_fold_attention(child):
                 setattr(module, name, FoldedCrossAttention(child))
+
+
+def _refines_before(network: DynPerceiver, stage: int) -> bool:
+    """Whether anything changes the latent code before it reads in this stage."""
+    steps = [step for parts in network.segment_parts for step in parts.steps]
+    before = steps[: next(index for index, step in enumerate(steps) if (step.operation, step.stage) == ('read', stage))]
+    return any(step.operation in ('read', 'expand') for step in before)

@@ -38,7 +38,7 @@ class StaticTrunk(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
         """Classify images of shape (B, 3, H, W); returns logits (B, K) as the only exit's."""
-        (feature_BCHW,) = self.feature_branch.pyramid(images_BCHW, (4,))
+        (feature_BCHW,) = self.feature_branch.pyramid(images_BCHW, (self.feature_branch.num_stages,))
         return (self.exits[0](feature_BCHW),)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -58,6 +58,7 @@ class FeatureBranch(nn.Module):
         channels: Channels of x_0 .. x_4.
         strides: Strides of x_0 .. x_4 against the image.
         head_channels: Hidden width of a two-layer classifier head, where the architecture has one (MobileNet-v3).
+        dropout: Dropout of the classifier where a config sets none (EfficientNet-Lite's differs among its variants).
 
     Raises:
         ValueError: If there are not four stages, or not five channels and strides.
@@ -70,6 +71,7 @@ class FeatureBranch(nn.Module):
         channels: Sequence[int],
         strides: Sequence[int],
         head_channels: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -77,6 +79,7 @@ class FeatureBranch(nn.Module):
         self.channels = tuple(channels)
         self.strides = tuple(strides)
         self.head_channels = head_channels
+        self.dropout = dropout
         self.num_stages = 4
         if len(self.stages) != 4 or len(self.channels) != 5 or len(self.strides) != 5:
             raise ValueError(

@@ -79,7 +79,7 @@ def build_model(
     num_frames: int = 1,
     temporal_shift: str | None = None,
     shift_fold_div: int = 8,
-    dropout: float = 0.0,
+    dropout: float | None = None,
     drop_path: float = 0.0,
     num_stages: int = 4,
     with_cp: bool = False,
@@ -89,7 +89,7 @@ def build_model(
 
     Args:
         feature_branch: Name of the CNN; see :data:`dynperceiver.feature_branches.FEATURE_BRANCHES`.
-        width: Channel multiplier of the CNN (ResNet: multiples of 0.125; MobileNet-v3: any; RegNetY: 1.0).
+        width: Channel multiplier of the CNN (ResNet: multiples of 0.125; MobileNet-v3, EfficientNet-Lite: any; RegNetY: 1.0).
         num_latents: Tokens of the latent code in stage 1, a multiple of 8.
         depth_factors: Four factors on the self-attention depths (3, 3, 9, 3).
         num_classes: Classes of every exit; ``None`` builds no exits (a backbone).
@@ -102,7 +102,8 @@ def build_model(
         num_frames: Frames per clip (video); 1 for images.
         temporal_shift: ``None``, ``'bidirectional'`` or ``'unidirectional'`` shift in the CNN's blocks.
         shift_fold_div: One part in this many of the channels moves each way.
-        dropout: Dropout of the feature head (the ImageNet recipes of ResNet and MobileNet-v3 train with 0.2).
+        dropout: Dropout of the feature head (the ImageNet recipes of ResNet and MobileNet-v3 train with 0.2). ``None`` is that of the
+            variant: none, or for EfficientNet-Lite 0.2 or 0.3.
         drop_path: Largest stochastic-depth rate of the CNN (the ResNet recipe trains with 0.2).
         num_stages: Stages to build, for a backbone whose last maps nobody needs; 4 where there are exits. Without exits the latent
             branch, too, ends where it last writes to the feature map, so that every parameter is used.
@@ -136,7 +137,10 @@ def build_model(
         num_stages=latent_stages,
     )
     branch.drop_stages(num_stages)
-    exits = None if num_classes is None else ExitHeads(branch.channels, num_classes, fkt, branch.head_channels, dropout, early_exits)
+    exits = None
+    if num_classes is not None:
+        head_dropout = branch.dropout if dropout is None else dropout
+        exits = ExitHeads(branch.channels, num_classes, fkt, branch.head_channels, head_dropout, early_exits)
     network = DynPerceiver(branch, latent_branch, exits, num_frames)
     set_with_cp(network, with_cp)
     return network

@@ -59,6 +59,7 @@ class FeatureBranch(nn.Module):
         channels: Channels of x_0 .. x_4, or of as many maps as there are.
         strides: Strides of these maps against the image.
         head_channels: Hidden width of a two-layer classifier head, where the architecture has one (MobileNet-v3).
+        dropout: Dropout of the classifier where a config sets none (EfficientNet-Lite's differs among its variants).
 
     Attributes:
         layouts: Order of the axes of these maps.
@@ -78,6 +79,7 @@ class FeatureBranch(nn.Module):
         channels: Sequence[int],
         strides: Sequence[int],
         head_channels: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -86,6 +88,8 @@ class FeatureBranch(nn.Module):
         self.strides = tuple(strides)
         self.head_channels = head_channels
         self.own_exit: nn.Module | None = None
+        self.dropout = dropout
+        self.frozen_stages = -1
         self.layouts = (IMAGE_LAYOUT,) * len(self.channels)
         self.num_stages = len(self.stages)
         if not self.stages or len(self.channels) != len(self.stages) + 1 or len(self.strides) != len(self.channels):
@@ -93,6 +97,28 @@ class FeatureBranch(nn.Module):
                 f'{len(self.stages)} stages, {len(self.channels)} channels and {len(self.strides)} strides were given; a feature branch '
                 'publishes channels and strides of the map of its stem and of that of each stage, x_0 .. x_4 where it has four'
             )
+
+    def freeze_stages(self, num_stages: int) -> None:
+        """Keep the stem and the first stages as they are in training, BatchNorm statistics included.
+
+        Args:
+            num_stages: How many stages; 0 for the stem alone, -1 for nothing.
+        """
+        if not -1 <= num_stages <= self.num_stages:
+            raise UserError(f'frozen_stages={num_stages}: pass -1 for none, 0 for the stem, or up to {self.num_stages} for the stages too')
+        self.frozen_stages = num_stages
+        for part in self._frozen_parts():
+            part.requires_grad_(False).eval()
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        return [self.stem, *self.stages][: self.frozen_stages + 1]
+
+    def train(self, mode: bool = True) -> FeatureBranch:
+        """Training or evaluation mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        return self
 
     @property
     def shapes(self) -> FeatureShapes:

@@ -123,7 +123,7 @@ def build_model(
     num_frames: int = 1,
     temporal_shift: str | None = None,
     shift_fold_div: int = 8,
-    dropout: float = 0.0,
+    dropout: float | None = None,
     drop_path: float = 0.0,
     num_stages: int | None = None,
     with_cp: bool = False,
@@ -134,6 +134,7 @@ def build_model(
     merged_exit: bool | None = None,
     widening: int | None = None,
     frozen_trunk: bool = False,
+    frozen_stages: int = -1,
 ) -> DynPerceiver:
     """Build a Dyn-Perceiver, in the paper's form, whose ablations (Table 3) are switches, or with ``latent_width`` in the lean form.
 
@@ -144,7 +145,7 @@ def build_model(
     Args:
         feature_branch: Name of the CNN; see :data:`dynperceiver.feature_branches.FEATURE_BRANCHES`. Or the config of one in MMEngine's
             registry, or a feature branch that is built.
-        width: Channel multiplier of the CNN (ResNet: multiples of 0.125; MobileNet-v3: any; RegNetY: 1.0).
+        width: Channel multiplier of the CNN (ResNet: multiples of 0.125; MobileNet-v3, EfficientNet-Lite: any; RegNetY: 1.0).
         num_latents: Tokens of the latent code in stage 1; with token mixers, a multiple of 8. The lean form does with 4 to 8.
         depth_factors: Four factors on the self-attention depths (3, 3, 9, 3). Default in the lean form: one layer per read.
         num_classes: Classes of every exit; ``None`` builds no exits (a backbone).
@@ -157,7 +158,8 @@ def build_model(
         num_frames: Frames per clip (video); 1 for images.
         temporal_shift: ``None``, ``'bidirectional'`` or ``'unidirectional'`` shift in the CNN's blocks.
         shift_fold_div: One part in this many of the channels moves each way.
-        dropout: Dropout of the feature head (the ImageNet recipes of ResNet and MobileNet-v3 train with 0.2) and of joined exits.
+        dropout: Dropout of the feature head (the ImageNet recipes of ResNet and MobileNet-v3 train with 0.2) and of joined exits. ``None``
+            is that of the variant: none, or for EfficientNet-Lite 0.2 or 0.3; and 0.2 of joined exits.
         drop_path: Largest stochastic-depth rate of the CNN (the ResNet recipe trains with 0.2).
         num_stages: Stages to build, for a backbone whose last maps nobody needs; all where there are exits. Without exits the latent
             branch, too, ends where it last writes to the feature map, so that every parameter is used.
@@ -172,6 +174,7 @@ def build_model(
         merged_exit: A last exit on both branches. Default: in the paper's form.
         widening: MLP widening of the self-attention. Default: 4, in the lean form 2.
         frozen_trunk: Keep the CNN and its classifier as they are in training, BatchNorm statistics included.
+        frozen_stages: The same for the first stages alone: 0 for the stem, n for n stages, too; -1 for none.
 
     Raises:
         UserError: For an unknown name or a number outside its rule; the message says the remedy.
@@ -226,14 +229,16 @@ def build_model(
             num_classes,
             form['fkt'],
             branch.head_channels,
-            dropout,
+            branch.dropout if dropout is None else dropout,
             form['early_exits'],
+            joined_dropout=0.2 if dropout is None else dropout,
             exit_stages=exit_stages,
             widths=latent_branch.widths,
             merges=form['merged_exit'],
             layouts=branch.layouts,
             trunk_exit=branch.own_exit,
         )
+    branch.freeze_stages(frozen_stages)
     steps = segment_steps(
         count,
         read_stages,

@@ -102,19 +102,19 @@ class DynPerceiver(nn.Module):
         self.segment_parts = publish_segments(steps, None if exits is None else list(exits))
         self.segments = nn.ModuleList(Segment(self, parts.number) for parts in self.segment_parts)
         self.frozen_trunk = frozen_trunk
-        for part in self._frozen_parts():
-            part.requires_grad_(False)
+        if frozen_trunk:
+            feature_branch.freeze_stages(feature_branch.num_stages)
+            for part in self._frozen_exits():
+                part.requires_grad_(False).eval()
         self._written = frozenset(stage for parts in self.segment_parts for stage in parts.stages('write'))
 
-    def _frozen_parts(self) -> list[nn.Module]:
-        if not self.frozen_trunk:
-            return []
-        return [self.feature_branch] if self.exits is None else [self.feature_branch, self.exits[self.exits.trunk_exit_index]]
+    def _frozen_exits(self) -> list[nn.Module]:
+        return [self.exits[self.exits.trunk_exit_index]] if self.frozen_trunk and self.exits is not None else []
 
     def train(self, mode: bool = True) -> DynPerceiver:
         """Training or evaluation mode; a frozen trunk stays in evaluation mode."""
         super().train(mode)
-        for part in self._frozen_parts():
+        for part in self._frozen_exits():
             part.eval()
         return self
 

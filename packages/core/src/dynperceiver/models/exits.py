@@ -213,8 +213,9 @@ class ExitHeads(nn.ModuleList):
         num_classes: Classes.
         fkt: Whether the early exits, and the merged one, receive the logits of the early exit before.
         hidden_channels: See :class:`FeatureExit` and :class:`MergedExit`.
-        dropout: Dropout of the feature head, of every two-layer head, and of joined exits.
+        dropout: Dropout of the feature head, and of every two-layer head.
         early_exits: What the early exits classify, see :data:`EARLY_EXITS`.
+        joined_dropout: Dropout of joined exits.
         exit_stages: Stages (from 1) of the latent code that an early exit follows; stage i reads x_{i-1}.
         widths: Channels of the code in each stage. Default: those of the maps.
         merges: Whether there is a merged exit.
@@ -235,6 +236,7 @@ class ExitHeads(nn.ModuleList):
         dropout: float = 0.0,
         early_exits: str = 'latent',
         *,
+        joined_dropout: float = 0.0,
         exit_stages: Sequence[int] = (3, 4),
         widths: Sequence[int] | None = None,
         merges: bool = True,
@@ -248,7 +250,7 @@ class ExitHeads(nn.ModuleList):
         for stage in exit_stages:
             width, map_channels, transferred = widths[stage - 1], channels[stage - 1], fkt_channels if heads else None
             if early_exits == 'joined':
-                heads.append(JoinedExit(width, map_channels, num_classes, dropout, layouts[stage - 1]))
+                heads.append(JoinedExit(width, map_channels, num_classes, joined_dropout, layouts[stage - 1]))
             elif early_exits == 'feature':
                 heads.append(EarlyFeatureExit(map_channels, num_classes, transferred))
             else:

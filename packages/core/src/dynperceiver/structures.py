@@ -16,7 +16,7 @@ __all__ = ['CLASSES_KEYS', 'PARTS', 'NetworkState', 'TrunkOutputs']
 PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
 """What the names of a network's tensors begin with."""
 
-CLASSES_KEYS = ('exits.0.classifier.bias', 'exits.0.feature_classifier.bias', 'exits.0.joined_classifier.bias')
+CLASSES_KEYS = tuple(f'exits.0.{name}.bias' for name in ('classifier', 'feature_classifier', 'joined_classifier', 'probe_classifier'))
 """Tensors with an entry per class; every network with exits has one of them, depending on what its early exits classify."""
 
 

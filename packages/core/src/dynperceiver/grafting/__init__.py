@@ -1,6 +1,24 @@
 """Exits for a network that is trained already: cuts, cached maps, and the latent branch trained on them."""
 
-from .cuts import Cut, CutNetwork, cut_network, find_cuts
+from .cached_maps import CachedMaps, CacheForm, cache_form, fill_cache, open_cache, trunk_outputs
+from .cuts import Cut, CutNetwork, build_cut_network, cut_network, find_cuts
 from .tracing import GraftError
+from .training import GraftTraining, exit_logits, train_on_maps
 
-__all__ = ['Cut', 'CutNetwork', 'GraftError', 'cut_network', 'find_cuts']
+__all__ = [
+    'CacheForm',
+    'CachedMaps',
+    'Cut',
+    'CutNetwork',
+    'GraftError',
+    'GraftTraining',
+    'build_cut_network',
+    'cache_form',
+    'cut_network',
+    'exit_logits',
+    'fill_cache',
+    'find_cuts',
+    'open_cache',
+    'train_on_maps',
+    'trunk_outputs',
+]

@@ -57,6 +57,11 @@ class MapLayout:
         channel_axis = self.axes.index('C')
         return feature if channel_axis == 1 else feature.movedim(channel_axis, 1)
 
+    def from_channels_first(self, feature: Tensor) -> Tensor:
+        """The reverse of :meth:`channels_first`."""
+        channel_axis = self.axes.index('C')
+        return feature if channel_axis == 1 else feature.movedim(1, channel_axis)
+
     def mean(self, feature: Tensor) -> Tensor:
         """Mean over all but rows and channels: (B, C)."""
         return feature.mean(self.side_axes)
@@ -110,6 +115,10 @@ class MapReader(nn.Module):
         summary = self.summarize(feature)
         output: Tensor = self.cross_attn(latent_BNC, summary.flatten(2).transpose(1, 2), self.positions(summary.shape[2:]))
         return output
+
+    def average(self, feature: Tensor) -> Tensor:
+        """The averaged map in the layout of the map."""
+        return self.layout.from_channels_first(self.summarize(feature))
 
     def summarize(self, feature: Tensor) -> Tensor:
         """The averaged map, shape (B, C', sides); an averaged map comes out as it is."""

@@ -11,6 +11,7 @@ from .exits import (
     JoinedExit,
     LatentExit,
     MergedExit,
+    ProbeExit,
 )
 from .finding import NetworkError, find_network, find_networks, network_with_exits
 from .latent_branch import LatentBranch
@@ -29,6 +30,7 @@ __all__ = [
     'LatentExit',
     'MergedExit',
     'NetworkError',
+    'ProbeExit',
     'Segment',
     'SegmentParts',
     'StaticTrunk',

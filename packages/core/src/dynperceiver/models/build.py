@@ -69,22 +69,34 @@ def _check_numbers(num_latents: int, num_classes: int | None, num_frames: int, n
         )
 
 
-def _read_stages(read_maps: Sequence[int] | None, num_stages: int, is_lean: bool) -> tuple[int, ...]:
-    """Stages of the latent code from the maps that it reads: stage i reads x_{i-1}."""
-    if read_maps is None:
-        return tuple(range(max(1, num_stages - 1) if is_lean else 1, num_stages + 1))
-    stages = tuple(int(number) + 1 for number in read_maps)
-    if not stages or list(stages) != sorted(set(stages)) or stages[0] < 1 or stages[-1] > num_stages:
+def _stages(option: str, maps: Sequence[int], num_stages: int) -> tuple[int, ...]:
+    """Stages of the latent code by the maps that they read: stage i reads x_{i-1}."""
+    stages = tuple(int(number) + 1 for number in maps)
+    if list(stages) != sorted(set(stages)) or not all(1 <= stage <= num_stages for stage in stages):
         raise UserError(
-            f'read_maps={tuple(read_maps)}: pass one or more numbers i of the maps x_i that the latent code reads, rising, from 0 (the '
-            f"stem's) to {num_stages - 1}, for example (2, 3)"
-        )
-    if not is_lean and not set(stages) & {num_stages - 1, num_stages}:
-        raise UserError(
-            f'read_maps={tuple(read_maps)}: without latent_width the early exits follow the reads of x_{num_stages - 2} and '
-            f'x_{num_stages - 1}; leave one of these two in, or set latent_width'
+            f"{option}={tuple(maps)}: pass numbers i of maps x_i, rising, from 0 (the stem's) to {num_stages - 1}, for example (2, 3)"
         )
     return stages
+
+
+def _reads_and_exits(
+    read_maps: Sequence[int] | None, exit_maps: Sequence[int] | None, num_stages: int, is_lean: bool, early_exits: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Stages that read, and stages that an early exit follows."""
+    last_two = range(max(0, num_stages - 2), num_stages)
+    if read_maps is None:
+        read_maps = () if early_exits == 'probe' else last_two if is_lean else range(num_stages)
+    if exit_maps is None:
+        exit_maps = read_maps if is_lean and read_maps else last_two
+    reads, exits = _stages('read_maps', read_maps, num_stages), _stages('exit_maps', exit_maps, num_stages)
+    if not exits:
+        raise UserError('exit_maps=(): there is no early exit then; name the maps behind which one stands, or take a StaticTrunk')
+    if early_exits in ('latent', 'joined') and (not reads or reads[0] > exits[0]):
+        raise UserError(
+            f'read_maps={tuple(read_maps)}, exit_maps={tuple(exit_maps)}: the code has read nothing before the first exit that classifies '
+            'it; add an earlier map to read_maps'
+        )
+    return reads, exits
 
 
 def _check_form(form: Mapping[str, Any], is_lean: bool, num_classes: int | None, frozen_trunk: bool) -> None:
@@ -130,6 +142,8 @@ def build_model(
     early_exits: str | None = None,
     latent_width: int | None = None,
     read_maps: Sequence[int] | None = None,
+    exit_maps: Sequence[int] | None = None,
+    probe_channels: int | None = None,
     max_tokens: int | None = None,
     merged_exit: bool | None = None,
     widening: int | None = None,
@@ -165,10 +179,14 @@ def build_model(
             branch, too, ends where it last writes to the feature map, so that every parameter is used.
         with_cp: Activation checkpointing: less memory in training for more time.
         early_exits: What the early exits classify: the ``'latent'`` code (default in the paper's form); the pooled ``'feature'`` map, for
-            the comparison of the paper's Table 2; or both, ``'joined'`` (default in the lean form).
+            the comparison of the paper's Table 2; both, ``'joined'`` (default in the lean form); or the pooled map by a ``'probe'``, which
+            needs no latent code.
         latent_width: Channels of the latent code throughout, a multiple of 4. Default: in each stage those of the map that it reads.
         read_maps: Numbers i of the maps x_i that the code reads, 0 for the stem's. Default: all but the last; in the lean form those
             before the last two stages, (2, 3) of four.
+        exit_maps: Numbers i of the maps x_i behind which an early exit stands. Default: in the lean form those that are read, and in the
+            paper's those before the last two stages.
+        probe_channels: Hidden width of exits that are probes; ``None`` for linear ones.
         max_tokens: Maps are averaged by a whole factor to about so many tokens for a read. Default: 100 in the lean form, and in the
             paper's a 7x7 summary.
         merged_exit: A last exit on both branches. Default: in the paper's form.
@@ -203,8 +221,7 @@ def build_model(
     count = branch.num_stages
     depths = _depths(depth_factors, count, is_lean)
     num_stages = count if num_stages is None else num_stages
-    read_stages = _read_stages(read_maps, count, is_lean)
-    exit_stages = read_stages if is_lean else tuple(stage for stage in read_stages if stage >= count - 1)
+    read_stages, exit_stages = _reads_and_exits(read_maps, exit_maps, count, is_lean, form['early_exits'])
     latent_branch = LatentBranch(
         branch.channels,
         num_latents,
@@ -232,6 +249,7 @@ def build_model(
             branch.dropout if dropout is None else dropout,
             form['early_exits'],
             joined_dropout=0.2 if dropout is None else dropout,
+            probe_channels=probe_channels,
             exit_stages=exit_stages,
             widths=latent_branch.widths,
             merges=form['merged_exit'],

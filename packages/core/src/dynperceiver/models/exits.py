@@ -26,6 +26,7 @@ __all__ = [
     'JoinedExit',
     'LatentExit',
     'MergedExit',
+    'ProbeExit',
     'init_classifiers',
 ]
 
@@ -134,8 +135,45 @@ class JoinedExit(nn.Module):
         return logits_BK
 
 
-EARLY_EXITS: tuple[str, ...] = ('latent', 'feature', 'joined')
-"""What early exits may classify: the latent code (the paper's network), the feature map (its Table 2), or both (the lean form)."""
+class ProbeExit(nn.Module):
+    """Early exit on the map alone, to compare others with: a linear or two-layer probe on its batch-normalised mean.
+
+    Args:
+        feature_channels: Channels of the map.
+        num_classes: Classes.
+        hidden_channels: Width of the layer between; ``None`` for a linear probe.
+        dropout: Dropout before the last Linear.
+        layout: Order of the map's axes.
+    """
+
+    reads = ('feature_BCHW',)
+    hands_on = False
+
+    def __init__(
+        self,
+        feature_channels: int,
+        num_classes: int,
+        hidden_channels: int | None = None,
+        dropout: float = 0.0,
+        layout: MapLayout = IMAGE_LAYOUT,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.feature_norm = nn.BatchNorm1d(feature_channels)
+        layers = [] if hidden_channels is None else [nn.Linear(feature_channels, hidden_channels), nn.GELU()]
+        self.hidden = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout)
+        self.probe_classifier = nn.Linear(hidden_channels or feature_channels, num_classes)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Classify a map; returns (B, K)."""
+        logits_BK: Tensor = self.probe_classifier(self.dropout(self.hidden(self.feature_norm(self.layout.mean(feature)))))
+        return logits_BK
+
+
+EARLY_EXITS: tuple[str, ...] = ('latent', 'feature', 'joined', 'probe')
+"""What early exits may classify: the latent code (the paper's network), the feature map (its Table 2), both (the lean form), or the map
+by a probe that no latent code is needed for (to compare with)."""
 
 
 class FeatureExit(nn.Module):
@@ -215,7 +253,8 @@ class ExitHeads(nn.ModuleList):
         hidden_channels: See :class:`FeatureExit` and :class:`MergedExit`.
         dropout: Dropout of the feature head, and of every two-layer head.
         early_exits: What the early exits classify, see :data:`EARLY_EXITS`.
-        joined_dropout: Dropout of joined exits.
+        joined_dropout: Dropout of joined exits and probes.
+        probe_channels: Hidden width of probes; ``None`` for linear ones.
         exit_stages: Stages (from 1) of the latent code that an early exit follows; stage i reads x_{i-1}.
         widths: Channels of the code in each stage. Default: those of the maps.
         merges: Whether there is a merged exit.
@@ -237,6 +276,7 @@ class ExitHeads(nn.ModuleList):
         early_exits: str = 'latent',
         *,
         joined_dropout: float = 0.0,
+        probe_channels: int | None = None,
         exit_stages: Sequence[int] = (3, 4),
         widths: Sequence[int] | None = None,
         merges: bool = True,
@@ -251,6 +291,8 @@ class ExitHeads(nn.ModuleList):
             width, map_channels, transferred = widths[stage - 1], channels[stage - 1], fkt_channels if heads else None
             if early_exits == 'joined':
                 heads.append(JoinedExit(width, map_channels, num_classes, joined_dropout, layouts[stage - 1]))
+            elif early_exits == 'probe':
+                heads.append(ProbeExit(map_channels, num_classes, probe_channels, joined_dropout, layouts[stage - 1]))
             elif early_exits == 'feature':
                 heads.append(EarlyFeatureExit(map_channels, num_classes, transferred))
             else:

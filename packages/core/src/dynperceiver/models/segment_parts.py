@@ -60,7 +60,7 @@ def segment_steps(
     Args:
         num_stages: Stages of the CNN.
         read_stages: Stages (from 1) of the latent code; stage i reads x_{i-1}.
-        exit_stages: Those of them that an early exit follows.
+        exit_stages: Stages at whose beginning an early exit stands, behind the read.
         expands: Whether the code changes its shape between stages.
         writes: Whether it is written to the CNN's maps.
         merges: Whether a last exit joins both branches behind the CNN's own.
@@ -69,8 +69,8 @@ def segment_steps(
     for stage in range(1, num_stages + 1):
         if stage in read_stages:
             segments[-1].append(read(stage))
-            if stage in exit_stages:
-                segments.append([])
+        if stage in exit_stages:
+            segments.append([])
         segments[-1].append(cnn(stage))
         if stage < num_stages:
             segments[-1] += [expand(stage, num_stages)] * expands + [write(stage, num_stages)] * writes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -236,3 +237,10 @@ def test_a_dyn_perceiver_cannot_be_tested_with_a_cnn_alone(torchvision_file: tup
     pattern = r'resnet18\.pth has the weights of a CNN alone, but TinyModel has 0 backbone-only baselines; .*dynperceiver\.ImageCheckpoint'
     with pytest.raises(CheckpointError, match=pattern):
         runner.test()
+
+
+def test_a_model_without_a_network_of_ours_keeps_its_own_names(torchvision_file: tuple[StaticTrunk, Path]) -> None:
+    given = torch.load(torchvision_file[1], weights_only=True)
+    checkpoint = {'state_dict': dict(given)}
+    ReferenceCheckpointHook().after_load_checkpoint(SimpleNamespace(model=nn.Linear(1, 1), hooks=[], _has_loaded=True), checkpoint)
+    assert checkpoint['state_dict'].keys() == given.keys()

@@ -97,6 +97,18 @@ EDITS = (
         'core/metrics/test_exit_agreement.py',
     ),
     Edit(
+        'core/feature_branches/mobilenet_v3.py',
+        'input = F.pad(input, (0, even_w, 0, even_h))',
+        'input = F.pad(input, (even_w, 0, even_h, 0))',
+        'core/feature_branches/test_families.py',
+    ),
+    Edit(
+        'core/checkpoint/trunk_names.py',
+        'row.norm_eps - module.eps for',
+        'module.eps - row.norm_eps for',
+        'core/checkpoint/test_trunk_names.py',
+    ),
+    Edit(
         'core/checkpoint/convert.py',
         "WRAPPERS = ('model_ema', 'model', 'state_dict')",
         "WRAPPERS = ('model', 'model_ema', 'state_dict')",

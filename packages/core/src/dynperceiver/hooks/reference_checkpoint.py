@@ -65,7 +65,7 @@ class ReferenceCheckpointHook(Hook):
                 converted, source = convert_from_reference(checkpoint, self.weights), self._say_which(checkpoint)
             elif OWN_KEY in state_dict:
                 converted, source = state_dict, 'the weights of a bare network'
-            elif (names := find_trunk_names(state_dict)) is not None:
+            elif (names := find_trunk_names(state_dict)) is not None and _has_network(runner.model):
                 converted, source = convert_from_trunk(state_dict), f'a CNN under the names of {" and ".join(names.libraries)}'
                 is_trunk = True
             else:
@@ -105,6 +105,11 @@ def _innermost(model: nn.Module) -> nn.Module:
         assert isinstance(inner, nn.Module)
         model = inner
     return model
+
+
+def _has_network(model: nn.Module) -> bool:
+    """Whether a model has a network of ours; others may have the names of other libraries themselves."""
+    return any(isinstance(module, DynPerceiver | StaticTrunk) for module in model.modules())
 
 
 def _network_in(model: nn.Module, checkpoint: str) -> tuple[str, DynPerceiver]:

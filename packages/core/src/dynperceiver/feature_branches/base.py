@@ -65,12 +65,14 @@ class FeatureBranch(nn.Module):
         layouts: Order of the axes of these maps.
         own_exit: The classifier that the CNN came with; ``None`` where it came without.
         input_dims: Axes of the input: 4 for images, 5 for clips (B, 3, T, H, W) that a CNN takes as a whole.
+        computes_shapes: Whether its exported graphs may compute with shapes, which ours need not and others' code does.
 
     Raises:
         ValueError: If there is not one more of channels and strides than of stages.
     """
 
     input_dims = 4
+    computes_shapes = False
 
     def __init__(
         self,

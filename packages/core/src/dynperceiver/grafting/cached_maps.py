@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ class CachedMaps(torch.utils.data.Dataset[dict[str, Any]]):
         view: The one view to take; ``None`` takes any.
     """
 
-    def __init__(self, folder: Path, form: CacheForm, arrays: dict[str, np.ndarray], view: int | None = None) -> None:
+    def __init__(self, folder: Path, form: CacheForm, arrays: Mapping[str, np.ndarray], view: int | None = None) -> None:
         self.folder, self.form, self.arrays, self.view = folder, form, arrays, view
 
     def of_view(self, view: int) -> CachedMaps:
@@ -223,7 +223,8 @@ def _write_index(cache: CachedMaps, done: Sequence[int]) -> None:
         assert isinstance(array, np.memmap)
         array.flush()
     shapes = {str(number): list(shape) for number, shape in cache.form.shapes.items()}
-    write_json(cache.folder / INDEX, {**asdict(replace(cache.form, shapes={})), 'shapes': shapes, 'done': list(done)}, 'index of cached maps')
+    content = {**asdict(replace(cache.form, shapes={})), 'shapes': shapes, 'done': list(done)}
+    write_json(cache.folder / INDEX, content, 'index of cached maps')
 
 
 def fill_cache(

@@ -70,8 +70,8 @@ class OneByOne(nn.Module):
         """
         if torch.compiler.is_exporting():
             raise GraftError(
-                'this network computes with its batch size in Python, so that it runs on one sample at a time and has no graph for batches; '
-                'serve it with PyTorch'
+                'this network computes with its batch size in Python, so that it runs on one sample at a time and has no graph for '
+                'batches; serve it with PyTorch'
             )
         return torch.cat([self.part(sample) for sample in samples.split(1)])
 
@@ -87,6 +87,8 @@ class CutNetwork(FeatureBranch):
         cuts: Names of the cuts.
         input_dims: Axes of the input: 4 for images, 5 for clips.
     """
+
+    computes_shapes = True
 
     def __init__(
         self,
@@ -151,7 +153,7 @@ def _cut_nodes(traced: Traced) -> dict[str, fx.Node]:
     batch = len(traced.example)
     ends, found = _ends(traced), {}
     for node, others in _crossings(traced):
-        shape = node.meta.get('value')
+        shape: Any = node.meta.get('value')
         if node in (traced.input, traced.output) or not node.meta.get('gives_tensor') or len(shape) not in (3, 4, 5):
             continue
         if shape[0] != batch or _is_overwritten(node, traced.root) or not all(_is_batch_size(other, batch) for other in others):
@@ -330,7 +332,8 @@ def network_from_function(function: str, weights: str | None = None, **arguments
         raise UserError(f'{function} gave a {type(network).__name__}, but a torch.nn.Module is expected')
     if weights is not None:
         content = read_checkpoint_file(weights)
-        inner = next((content[key] for key in ('state_dict', 'model', 'model_state_dict') if isinstance(content.get(key), Mapping)), content)
+        keys = ('state_dict', 'model', 'model_state_dict')
+        inner = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
         try:
             network.load_state_dict({key.removeprefix('module.'): value for key, value in inner.items()})
         except (RuntimeError, TypeError, AttributeError) as error:

@@ -49,8 +49,7 @@ class GraftTraining(BaseModel):
         self.network = network
         self.unlabelled = unlabelled
         weights = [float(not unlabelled and index != network.exits.trunk_exit_index) for index in range(len(network.exits))]
-        self.loss_module = MultiExitLoss(weights, distill_weight or 1.0, label_smoothing=label_smoothing)
-        self.loss_module.distill_weight = distill_weight
+        self.loss_module = MultiExitLoss(weights, distill_weight, label_smoothing=label_smoothing)
 
     def forward(self, maps: Mapping[int, Tensor], logits: Tensor, labels: Tensor, mode: str = 'tensor') -> Any:
         """Logits of all exits, or with ``mode='loss'`` loss terms and accuracies of the batch (with distillation alone, agreement)."""

@@ -31,6 +31,8 @@ def _depths(depth_factors: Sequence[float] | None, num_stages: int, is_lean: boo
         return (1,) * num_stages
     if isinstance(depth_factors, str | bytes) or not isinstance(depth_factors, Sequence) or len(depth_factors) != 4:
         raise UserError(f'depth_factors={depth_factors!r}: one factor for each of the four stages is needed, for example (1, 1, 1, 2)')
+    if num_stages != 4:
+        raise UserError(f'depth_factors={tuple(depth_factors)} with {num_stages} stages: leave it out, for one layer per read')
     least = 0 if is_lean else 1
     depths = tuple(base * factor for base, factor in zip(BASE_DEPTHS, depth_factors, strict=True))
     if any(depth < least or depth != int(depth) for depth in depths):
@@ -53,7 +55,11 @@ def _last_writing_stage(num_stages: int, z2x: bool, last_z2x: bool) -> int:
     return min(num_stages, 3)
 
 
-def _check_numbers(num_latents: int, num_classes: int | None, num_frames: int, num_stages: int, token_mixers: bool) -> None:
+def _check_numbers(
+    num_latents: int, num_classes: int | None, num_frames: int, num_stages: int, token_mixers: bool, count: int = 4
+) -> None:
+    if num_latents < 1 and not token_mixers:
+        raise UserError(f'num_latents={num_latents}: a code has at least one token; pass for example 8')
     if num_latents < 1 or (num_latents % 8 and token_mixers):
         raise UserError(
             f'num_latents={num_latents} is not divisible by 8: three token mixers halve the tokens; choose a positive multiple of 8, for '
@@ -63,9 +69,10 @@ def _check_numbers(num_latents: int, num_classes: int | None, num_frames: int, n
         raise UserError(f'num_classes={num_classes}: pass the number of classes, or None for a backbone without exits')
     if num_frames < 1:
         raise UserError(f'num_frames={num_frames}: a clip has at least one frame; pass 1 for images')
-    if not 1 <= num_stages <= 4 or (num_classes is not None and num_stages < 4):
+    if not 1 <= num_stages <= count or (num_classes is not None and num_stages < count):
         raise UserError(
-            f'num_stages={num_stages} with num_classes={num_classes}: 4 stages with exits, 1 to 4 in a backbone (num_classes=None)'
+            f'num_stages={num_stages} with num_classes={num_classes}: {count} stages with exits, 1 to {count} in a backbone '
+            '(num_classes=None)'
         )
 
 
@@ -117,6 +124,18 @@ def _check_form(form: Mapping[str, Any], is_lean: bool, num_classes: int | None,
         raise UserError('last_z2x=True with merged_exit=False: no exit sees what it writes; set last_z2x=False')
     if frozen_trunk and (form['z2x'] or form['last_z2x']):
         raise UserError('frozen_trunk=True with z2x or last_z2x: what writes to its maps changes its answers; set both to False')
+
+
+def _check_foreign(branch: FeatureBranch, form: Mapping[str, Any], is_lean: bool, num_classes: int | None) -> None:
+    """Check what a network that was cut can take: its maps have any layout, and its last stage ends in logits."""
+    if not is_lean:
+        raise UserError('a network that was cut takes the lean form alone; pass latent_width, for example 128')
+    paper = [name for name in ('z2x', 'dwc', 'last_z2x', 'merged_exit') if form[name]]
+    if paper or form['early_exits'] == 'feature':
+        names = ', '.join(f'{name}=True' for name in paper) or "early_exits='feature'"
+        raise UserError(f'{names} with a network that was cut: its maps may have any layout, and end in logits; leave it out')
+    if num_classes != branch.channels[-1]:
+        raise UserError(f'num_classes={num_classes}, but the network that was cut gives {branch.channels[-1]} logits; pass that number')
 
 
 def build_model(
@@ -206,8 +225,9 @@ def build_model(
     form['last_z2x'] = (form['last_z2x'] and form['merged_exit']) if last_z2x is None else last_z2x
     form['max_tokens'] = (None if form['dwc'] else form['max_tokens']) if max_tokens is None else max_tokens
     _check_form(form, is_lean, num_classes, frozen_trunk)
+    numbers = num_latents, num_classes, num_frames
     if isinstance(feature_branch, str):
-        _check_numbers(num_latents, num_classes, num_frames, 4 if num_stages is None else num_stages, form['token_mixers'])
+        _check_numbers(*numbers, 4 if num_stages is None else num_stages, form['token_mixers'])
         branch = build_feature_branch(
             feature_branch,
             width=width,
@@ -219,6 +239,9 @@ def build_model(
     else:
         branch = feature_branch if isinstance(feature_branch, FeatureBranch) else MODELS.build(dict(feature_branch))
     count = branch.num_stages
+    _check_numbers(*numbers, count if num_stages is None else num_stages, form['token_mixers'], count)
+    if branch.own_exit is not None:
+        _check_foreign(branch, form, is_lean, num_classes)
     depths = _depths(depth_factors, count, is_lean)
     num_stages = count if num_stages is None else num_stages
     read_stages, exit_stages = _reads_and_exits(read_maps, exit_maps, count, is_lean, form['early_exits'])

@@ -157,7 +157,9 @@ class DynPerceiver(nn.Module):
                 if step.stage == stage:
                     yield from (attrgetter(name)(self) for name in step.modules)
 
-    def start(self, images_BCHW: Tensor | TrunkOutputs, collect_pyramid: bool = False, levels: Sequence[int] = (1, 2, 3, 4)) -> NetworkState:
+    def start(
+        self, images_BCHW: Tensor | TrunkOutputs, collect_pyramid: bool = False, levels: Sequence[int] = (1, 2, 3, 4)
+    ) -> NetworkState:
         """The state before segment 1.
 
         Args:
@@ -176,9 +178,7 @@ class DynPerceiver(nn.Module):
             expected = 'images as (B, 3, H, W), for video with the frames of the clips in the batch axis'
             if input_dims == 5:
                 expected = 'clips as (B, 3, T, H, W)'
-            raise UserError(
-                f'input of shape {tuple(images_BCHW.shape)}: pass {expected} (B = clips * {self.num_frames})'
-            )
+            raise UserError(f'input of shape {tuple(images_BCHW.shape)}: pass {expected} (B = clips * {self.num_frames})')
         images_BCHW = self.feature_branch.lay_out(images_BCHW)
         return NetworkState(images_BCHW, num_frames=self.num_frames, pyramid=() if collect_pyramid else None, levels=tuple(levels))
 

@@ -46,6 +46,7 @@ def _latent(operation: str, stage: int, num_stages: int = 4) -> Step:
 
 read, expand, write = (partial(_latent, operation) for operation in ('read', 'expand', 'write'))
 
+
 def segment_steps(
     num_stages: int = 4,
     read_stages: Sequence[int] = (1, 2, 3, 4),

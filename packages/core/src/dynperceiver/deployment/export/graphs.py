@@ -206,7 +206,7 @@ def export_graphs(network: DynPerceiver, image_size: tuple[int, int], opset: int
         outputs = ['logits', *(updates[name] for name in entries)]
         segment = SegmentGraph(network, number, tuple(before), entries)
         model = export_module(segment, tuple(before.values()), tuple(before), outputs, network.num_frames, opset)
-        check_graph(model, number)
+        check_graph(model, number, network.feature_branch.computes_shapes)
         inputs = read_inputs(model)
         graphs.append(ExportedGraph(model, inputs, updates, keeps))
         needed = tuple(name for name in ENTRIES if name in inputs or name in keeps)

@@ -123,8 +123,18 @@ def _crossings(traced: Traced) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
             alive.add(node)
 
 
-def _is_batch_size(node: fx.Node, batch: int) -> bool:
-    return not node.meta.get('gives_tensor') and node.meta.get('value') == batch
+def _is_read(node: fx.Node) -> bool:
+    """Whether a number is read from a tensor or its shape, and not computed from other numbers."""
+    return any(source.meta.get('gives_tensor') or source.meta.get('value') is None for source in node.all_input_nodes)
+
+
+def _is_of_batch(node: fx.Node, batch: int) -> bool:
+    """Whether it is the number of samples, or computed from it alone."""
+    if node.meta.get('gives_tensor') or node.meta.get('value') is None:
+        return False
+    if _is_read(node):
+        return bool(node.meta['value'] == batch)
+    return all(source.meta['is_constant'] or _is_of_batch(source, batch) for source in node.all_input_nodes)
 
 
 def _ends(traced: Traced) -> dict[str, int]:
@@ -156,7 +166,7 @@ def _cut_nodes(traced: Traced) -> dict[str, fx.Node]:
         shape: Any = node.meta.get('value')
         if node in (traced.input, traced.output) or not node.meta.get('gives_tensor') or len(shape) not in (3, 4, 5):
             continue
-        if shape[0] != batch or _is_overwritten(node, traced.root) or not all(_is_batch_size(other, batch) for other in others):
+        if shape[0] != batch or _is_overwritten(node, traced.root) or not all(_is_of_batch(other, batch) for other in others):
             continue
         # The outermost module that ends here gives the point its name; one in the middle of a module has none.
         name = next((name for name in module_path(node) if ends[name] == traced.index[node]), None)
@@ -184,7 +194,7 @@ def _why_no_cut(traced: Traced, name: str) -> str:
     if name in ends:
         position = ends[name]
         others = next((others for node, others in _crossings(traced) if traced.index[node] == position), [])
-        crossing = [other for other in others if not _is_batch_size(other, batch)]
+        crossing = [other for other in others if not _is_of_batch(other, batch)]
         if crossing:
             places = ', '.join((module_path(other) or (other.name,))[-1] for other in crossing[:3])
             return f'{len(crossing) + 1} tensors cross it: besides its own output that of {places}, read behind it'
@@ -216,8 +226,11 @@ def _guess_layout(shape: Sequence[int], consumers: Sequence[fx.Node], traced: Tr
 
 
 def _strides(shape: Sequence[int], layout: MapLayout, example: Tensor) -> int:
-    sides = [side for letter, side in zip(layout.axes[1:], shape, strict=True) if letter in 'HW']
-    return max(1, round(example.shape[-2] / sides[0])) if sides else 1
+    sides = {letter: side for letter, side in zip(layout.axes[1:], shape, strict=True)}
+    height, width = example.shape[-2:]
+    # Tokens of a picture are at a stride, too, as far as their number tells.
+    stride = height / sides['H'] if 'H' in sides else (height * width / sides['M']) ** 0.5 if 'M' in sides else 1
+    return max(1, round(stride))
 
 
 class _Splitter:
@@ -233,7 +246,7 @@ class _Splitter:
         return node in self.traced.dependent and self.traced.index[node] < self.traced.index[self.start]
 
     def _copy(self, node: fx.Node) -> Any:
-        if self._is_earlier(node):
+        if self._is_earlier(node) and _is_read(node):
             return self.graph.call_method('size', (self.copies[self.start], 0))
         if not node.meta['is_constant']:
             return self.graph.node_copy(node, self.copies.__getitem__)
@@ -261,7 +274,7 @@ class _Splitter:
         needed = {self.start, *waiting}
         while waiting:
             node = waiting.pop()
-            is_given = node is self.start or self._is_earlier(node) or node.meta['is_constant']
+            is_given = node is self.start or (self._is_earlier(node) and _is_read(node)) or node.meta['is_constant']
             for source in [] if is_given else node.all_input_nodes:
                 if source not in needed:
                     needed.add(source)
@@ -364,12 +377,19 @@ MODELS.register_module(name='NetworkFromFunction', module=network_from_function)
 
 
 def _check_parts(branch: CutNetwork, network: nn.Module, example: Tensor) -> None:
-    with torch.no_grad():
-        value, names = branch.stem(example), [*branch.cuts, 'its logits']
-        for number, stage in enumerate(branch.stages):
-            kept, before = value.clone(), value
-            value = stage(value)
-            if not torch.equal(kept, before):
-                raise GraftError(f'cut {names[number]!r}: what follows it writes into its tensor; cut after the module that does')
-        if not torch.equal(value, only_tensor(network(example))):
-            raise GraftError('the parts of the network give other logits than the network; it cannot be cut there')
+    """Check that the parts give what the network gives, with another number of samples, too, since parts may take it for a constant."""
+    examples = [example] if len(example) == 1 else [example, torch.cat((example, example[:1]))]
+    for samples in examples:
+        _check_parts_on(branch, network, samples)
+
+
+@torch.no_grad()
+def _check_parts_on(branch: CutNetwork, network: nn.Module, samples: Tensor) -> None:
+    value, names = branch.stem(samples), [*branch.cuts, 'its logits']
+    for number, stage in enumerate(branch.stages):
+        kept, before = value.clone(), value
+        value = stage(value)
+        if not torch.equal(kept, before):
+            raise GraftError(f'cut {names[number]!r}: what follows it writes into its tensor; cut after the module that does')
+    if not torch.equal(value, only_tensor(network(samples))):
+        raise GraftError('the parts of the network give other logits than the network; it cannot be cut there')

@@ -239,9 +239,9 @@ def build_model(
     else:
         branch = feature_branch if isinstance(feature_branch, FeatureBranch) else MODELS.build(dict(feature_branch))
     count = branch.num_stages
-    _check_numbers(*numbers, count if num_stages is None else num_stages, form['token_mixers'], count)
     if branch.own_exit is not None:
         _check_foreign(branch, form, is_lean, num_classes)
+    _check_numbers(*numbers, count if num_stages is None else num_stages, form['token_mixers'], count)
     depths = _depths(depth_factors, count, is_lean)
     num_stages = count if num_stages is None else num_stages
     read_stages, exit_stages = _reads_and_exits(read_maps, exit_maps, count, is_lean, form['early_exits'])

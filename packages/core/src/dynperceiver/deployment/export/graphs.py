@@ -20,6 +20,8 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ...layers import without_global_hooks
 from ...models import DynPerceiver
 from ...structures import NetworkState
@@ -125,6 +127,20 @@ def _without_chatter() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """An error of ours as it was raised, and not as the exporter reports it."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise type(cause)(str(cause)) from None
+
+
 def export_module(
     module: nn.Module, arrays: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str] | None, num_frames: int, opset: int = 20
 ) -> Any:
@@ -143,7 +159,7 @@ def export_module(
     """
     rows: Any = torch.export.Dim('batch') if num_frames == 1 else num_frames * torch.export.Dim('clips')
     shapes: Any = tuple({0: rows} for _ in arrays)
-    with _without_chatter(), without_global_hooks(), torch.no_grad():
+    with _without_chatter(), without_global_hooks(), torch.no_grad(), _own_errors():
         program = torch.onnx.export(
             module,
             tuple(arrays),

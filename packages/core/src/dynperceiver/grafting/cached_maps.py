@@ -36,18 +36,24 @@ SAVE_SECONDS = 5.0
 def trunk_outputs(network: DynPerceiver, images: Tensor) -> TrunkOutputs:
     """What the trunk gives for a batch: the maps at which something reads or exits, averaged as for a read, and its own logits.
 
+    Maps whose sides have no even windows are kept whole: an exit takes the mean of a map, which the mean of uneven windows is not.
+
     Args:
-        network: A network whose latent branch writes nothing back.
+        network: A network with a frozen trunk, whose own exit is the last.
         images: What it takes.
+
+    Raises:
+        UserError: For another network.
     """
+    if network.exits is None or not network.frozen_trunk or network.exits.trunk_exit_index != len(network.exits) - 1:
+        raise UserError('maps are cached of a frozen trunk whose own exit is the last; build with frozen_trunk=True, merged_exit=False')
     numbers = _map_numbers(network)
-    assert network.exits is not None
     *maps, last = network.feature_branch.pyramid(images, [*numbers, network.feature_branch.num_stages])
     readers = network.latent_branch.x2z
     kept = {}
     for number, feature in zip(numbers, maps, strict=True):
         reader = readers[number] if number < len(readers) else None
-        kept[number] = reader.average(feature) if isinstance(reader, MapReader) else feature
+        kept[number] = reader.average(feature) if isinstance(reader, MapReader) and reader.is_even(feature) else feature
     return TrunkOutputs(kept, network.exits[network.exits.trunk_exit_index](last))
 
 
@@ -163,46 +169,40 @@ def open_cache(folder: Path, form: CacheForm) -> tuple[CachedMaps, list[int]]:
     made = _read_index(folder)
     wanted = asdict(form) | {'shapes': {str(number): list(shape) for number, shape in form.shapes.items()}}
     done = [0] * form.num_views
+    files = {name: (folder / f'{name}.bin', int(np.prod(shape)) * np.dtype(kind).itemsize) for name, (shape, kind) in form.arrays().items()}
     if made is not None:
         done = made.pop('done')
-        if made != wanted:
+        if made != wanted or len(done) != form.num_views or not all(0 <= count <= form.num_samples for count in done):
             raise UserError(f'{folder} holds the maps of another network, other data or other views; remove it, or choose another folder')
-    else:
+    is_new = made is None or not all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in files.values())
+    if is_new:
+        done = [0] * form.num_views  # what is lost is made anew
         make_folders(folder, 'cache')
-        free = shutil.disk_usage(folder).free
-        if free < form.num_bytes:
-            raise FileError(
-                f'cache {folder} needs {form.num_bytes / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB left; free some space, choose '
-                'another folder, or fewer views'
-            )
-    arrays = {}
-    for name, (shape, kind) in form.arrays().items():
-        path = folder / f'{name}.bin'
-        num_bytes = int(np.prod(shape)) * np.dtype(kind).itemsize
-        _take_space(path, num_bytes)
-        arrays[name] = np.memmap(path, kind, 'r+', shape=shape)
+        (folder / INDEX).unlink(missing_ok=True)
+        _take_space(folder, list(files.values()))
+    arrays = {name: np.memmap(files[name][0], kind, 'r+', shape=shape) for name, (shape, kind) in form.arrays().items()}
     cache = CachedMaps(folder, form, arrays)
-    if made is None:
+    if is_new:
         _write_index(cache, done)
     return cache, done
 
 
-def _take_space(path: Path, num_bytes: int) -> None:
-    """Have the disk keep the space of a file, since one that fills up while a map of memory is written to ends the program."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            if os.fstat(descriptor).st_size != num_bytes:
-                os.ftruncate(descriptor, 0)
-                os.posix_fallocate(descriptor, 0, num_bytes)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
+def _take_space(folder: Path, files: Sequence[tuple[Path, int]]) -> None:
+    """Have the disk keep the space of all files, since one that fills up while a map of memory is written to ends the program."""
+    for path, _ in files:
         path.unlink(missing_ok=True)
-        raise FileError(
-            f'cache file {path} of {num_bytes / 1e9:.2f} GB cannot be written ({error.strerror}); free some space, choose another folder, '
-            'or fewer views'
-        ) from error
+    total, remedy = sum(num_bytes for _, num_bytes in files), 'free some space, choose another folder, or fewer views'
+    free = shutil.disk_usage(folder).free
+    if free < total:
+        raise FileError(f'cache {folder} needs {total / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB left; {remedy}')
+    try:
+        for path, num_bytes in files:
+            with open(path, 'xb') as file:
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+    except OSError as error:
+        for path, _ in files:
+            path.unlink(missing_ok=True)
+        raise FileError(f'cache {folder} of {total / 1e9:.2f} GB cannot be written ({error.strerror}); {remedy}') from error
 
 
 def _read_index(folder: Path) -> dict[str, Any] | None:
@@ -212,7 +212,7 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
     try:
         with reading(path, 'index of cached maps'), open(path, encoding='utf-8') as file:
             content: dict[str, Any] = json.load(file)
-        assert isinstance(content['done'], list)
+        assert all(type(count) is int for count in content['done'])
     except (ValueError, KeyError, AssertionError, TypeError) as error:
         raise UserError(f'{path} is no index of cached maps; remove the folder {folder}, and its maps are made anew') from error
     return content

@@ -120,6 +120,11 @@ class MapReader(nn.Module):
         """The averaged map in the layout of the map."""
         return self.layout.from_channels_first(self.summarize(feature))
 
+    def is_even(self, feature: Tensor) -> bool:
+        """Whether all windows of a map have the same size, so that the averaged map has the map's mean."""
+        sides = self.layout.channels_first(feature).shape[2:]
+        return not any(side % pooling_factor(side, most) for side, most in zip(sides, self.max_sides, strict=True))
+
     def summarize(self, feature: Tensor) -> Tensor:
         """The averaged map, shape (B, C', sides); an averaged map comes out as it is."""
         feature = self.layout.channels_first(feature)

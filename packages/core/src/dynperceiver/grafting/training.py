@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.dataset import DefaultSampler
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import Tensor
@@ -60,6 +61,22 @@ class GraftTraining(BaseModel):
         return {**self.loss_module(logits_SK, targets), **batch_accuracies(logits_SK, targets, (1,))}
 
 
+class _SeedViewsHook(Hook):
+    """The views of an epoch's first batch, which is drawn before the first iteration has its random numbers, depend on the epoch alone."""
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        torch.manual_seed(runner.seed + runner.epoch)
+
+
+def _one_cycle(num_steps: int) -> list[dict[str, Any]]:
+    """Up in a tenth of the steps and down in the rest; of two parts, since MMEngine's OneCycleLR puts itself into checkpoints, which are
+    read as data alone."""
+    rise = max(2, num_steps // 10)  # the first step has the lowest rate, and the last of them the highest
+    up = dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=rise)
+    down = dict(type='CosineAnnealingLR', eta_min_ratio=0.0004, by_epoch=False, begin=rise, end=num_steps)
+    return [up, down] if num_steps > rise else [up]
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -105,7 +122,6 @@ def train_on_maps(
     sampler = DefaultSampler(cache, shuffle=True, seed=seed)
     loader = DataLoader(cache, batch_size, sampler=sampler, drop_last=True, collate_fn=_as_it_is)
     model = GraftTraining(network, distill_weight, label_smoothing, unlabelled)
-    steps = epochs * len(loader)
     interval = max(1, len(loader) // 2)
     runner = Runner(
         model,
@@ -118,12 +134,12 @@ def train_on_maps(
             clip_grad=dict(max_norm=5, norm_type=2),
             paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0, flat_decay_mult=0),
         ),
-        param_scheduler=dict(type='OneCycleLR', eta_max=lr, total_steps=steps, by_epoch=False, pct_start=0.1, final_div_factor=100),
+        param_scheduler=_one_cycle(epochs * len(loader)),
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=interval),
             checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1),
         ),
-        custom_hooks=[dict(type='dynperceiver.ResumableRandomnessHook'), *hooks],
+        custom_hooks=[dict(type='dynperceiver.ResumableRandomnessHook'), _SeedViewsHook(), *hooks],
         randomness=dict(seed=seed),
         log_level='WARNING' if not hooks else 'INFO',
         resume=(work_dir / 'last_checkpoint').is_file(),

@@ -19,7 +19,8 @@ from dynperceiver.deployment.export import export, read_preprocessing
 from dynperceiver.grafting import train_on_maps
 from dynperceiver.inference import BACKENDS, freeze
 from dynperceiver.launch import build_calibration, check_at_least, checkpoint_config, image_size, read_config, run_tool, tool_parser
-from dynperceiver.launch.grafting import TrainingViews, build_graft, cache_training_data, grafted_config, save_graft
+from dynperceiver.launch.grafting import SplitViews, build_graft, cache_split, grafted_config, save_graft
+from dynperceiver.models import network_with_exits
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,9 +59,9 @@ def graft(args: argparse.Namespace) -> tuple[Path, Path]:
     branch = dict(num_latents=args.num_latents, latent_width=args.latent_width)
     cfg = grafted_config(source, args.cuts, image_size(None, source), **options, **branch)
     made = build_graft(cfg, source, args.checkpoint)
-    views = TrainingViews(source, made.model, args.seed, args.unlabelled)
+    views = SplitViews(source, made.model, 'train', args.seed, args.unlabelled)
     print(f'[1/4] maps of {len(views.dataset)} training samples in {args.views} views', flush=True)
-    cache = cache_training_data(made, views, args.views, args.cache_dir or args.out_dir / 'cache')
+    cache = cache_split(made, views, args.views, args.cache_dir or args.out_dir / 'cache')
     print(f'[2/4] training of the exits, {args.epochs} epochs', flush=True)
     settings = dict(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed, unlabelled=args.unlabelled)
     train_on_maps(made.network, cache, args.out_dir / 'training', **settings)
@@ -78,7 +79,7 @@ def main() -> None:
     logits = collect_logits(model, loader, calibration.fingerprint)
     labels_S = logits.logits_ESK[-1].argmax(1) if args.unlabelled else logits.labels_S
     cost_ms, machine = time_exits(model, loader, args.backend, 1)
-    costs = dict(cost_ms=cost_ms, cost_gflops=sample_form(model, loader.dataset[0]['inputs'].shape).cost_gflops(made_network(model)))
+    costs = dict(cost_ms=cost_ms, cost_gflops=sample_form(model, loader.dataset[0]['inputs'].shape).cost_gflops(network_with_exits(model)))
     origin = dict(checkpoint=logits.checkpoint, calibration_set=calibration.fingerprint, machine=machine)
     policy = calibrate(logits.logits_ESK, labels_S, max_accuracy_drop=args.max_accuracy_drop, **costs, **origin)
     policy.save(args.out_dir / 'policy.json')
@@ -87,13 +88,6 @@ def main() -> None:
     size = image_size(None, read_config(config))
     export(freeze(model, size), args.out_dir / 'served', policy, preprocessing=read_preprocessing(model))
     print(f'{args.out_dir} is written in {time.monotonic() - start:.0f} s; next: python tools/test.py {config} {checkpoint}')
-
-
-def made_network(model: Any) -> Any:
-    """The network in a model."""
-    from dynperceiver.models import network_with_exits
-
-    return network_with_exits(model)
 
 
 if __name__ == '__main__':

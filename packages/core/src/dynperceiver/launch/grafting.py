@@ -31,7 +31,7 @@ from ..hooks.resumable_randomness import SeedSample
 from ..models import DynPerceiver, StaticTrunk, find_network
 from .configs import require_model
 
-__all__ = ['Graft', 'build_graft', 'cache_training_data', 'grafted_config', 'save_graft']
+__all__ = ['Graft', 'build_graft', 'cache_split', 'grafted_config', 'save_graft']
 
 STAGES = {'stem': 0, 'stage1': 1, 'stage2': 2, 'stage3': 3}
 
@@ -159,20 +159,22 @@ def _pipeline(dataset: Any) -> Any:
     return dataset['pipeline']
 
 
-class TrainingViews:
-    """The training data of a config in several views: the first as validation sees them, the others augmented, each always the same.
+class SplitViews:
+    """The data of a split in several views: the first as validation sees them, the others augmented, each always the same.
 
     Args:
         cfg: The config.
         model: The model, for its data preprocessor.
+        split: ``'train'``, ``'val'``, ``'calibration'`` or ``'test'``.
         seed: Of the augmentation.
         unlabelled: Whether samples need no label.
     """
 
-    def __init__(self, cfg: Config, model: Any, seed: int = 0, unlabelled: bool = False) -> None:
+    def __init__(self, cfg: Config, model: Any, split: str = 'train', seed: int = 0, unlabelled: bool = False) -> None:
         self.cfg, self.model, self.seed, self.unlabelled = cfg, model, seed, unlabelled
-        self.plain = _with_pipeline(cfg.train_dataloader.dataset, _pipeline(cfg.val_dataloader.dataset))
-        self.augmented = _with_pipeline(cfg.train_dataloader.dataset, _pipeline(cfg.train_dataloader.dataset))
+        dataset = cfg[f'{split}_dataloader'].dataset
+        self.plain = _with_pipeline(dataset, _pipeline(cfg.val_dataloader.dataset))
+        self.augmented = _with_pipeline(dataset, _pipeline(cfg.train_dataloader.dataset))
         self.dataset = DATASETS.build(self.plain)
 
     @property
@@ -210,12 +212,12 @@ class TrainingViews:
             yield (images.flatten(0, 1) if images.dim() == 5 else images), np.array(labels, np.int64)
 
 
-def cache_training_data(graft: Graft, views: TrainingViews, num_views: int, folder: Path, show: bool = True) -> CachedMaps:
-    """Run the trunk over the training data, or over what is missing of them in the cache.
+def cache_split(graft: Graft, views: SplitViews, num_views: int, folder: Path, show: bool = True) -> CachedMaps:
+    """Run the trunk over the data of a split, or over what is missing of them in the cache.
 
     Args:
         graft: The network.
-        views: The data.
+        views: The data of the split.
         num_views: Views of each sample.
         folder: Folder of caches.
         show: Whether to say the size and show progress.
@@ -243,7 +245,7 @@ def cache_training_data(graft: Graft, views: TrainingViews, num_views: int, fold
     return fill_cache(network, cache, done, views.batches, progress if show else lambda now, total: None)
 
 
-def save_graft(graft: Graft, out_dir: Path, views: TrainingViews, meta: Mapping[str, Any] | None = None) -> tuple[Path, Path]:
+def save_graft(graft: Graft, out_dir: Path, views: SplitViews, meta: Mapping[str, Any] | None = None) -> tuple[Path, Path]:
     """Write the config and the checkpoint that the other tools take.
 
     Returns:

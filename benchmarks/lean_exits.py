@@ -147,7 +147,8 @@ def main() -> None:
             relative = relative_costs(times, graft.network.num_exits)
             accuracies = [float(right.mean()) for right in test.correct_ES]
             labels_S = np.asarray(photos.test.arrays['labels'])
-            entry = dict(form=form, seed=seed, accuracies=accuracies, class_means=[class_mean(r, labels_S) for r in test.correct_ES], held_out=[float(right.mean()) for right in held_out.correct_ES])
+            class_means = [class_mean(right_S, labels_S) for right_S in test.correct_ES]
+            entry = dict(form=form, seed=seed, accuracies=accuracies, class_means=class_means, held_out=[float(right.mean()) for right in held_out.correct_ES])
             entry |= dict(times=times, relative=relative)
             entry['policies'] = {name: policies(held_out, test, costs) for name, costs in relative.items()}
             result['networks'].append(entry)

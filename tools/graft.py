@@ -34,7 +34,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cuts', nargs='+', default=['stage2', 'stage3'], metavar='NAME', help=cut_help)
     parser.add_argument('--num-latents', type=int, default=8, metavar='N', help='tokens of the latent code (default: %(default)s)')
     parser.add_argument('--latent-width', type=int, default=128, metavar='N', help='its channels (default: %(default)s)')
-    parser.add_argument('--views', type=int, default=5, metavar='N', help='views of each sample, all but one augmented (default: %(default)s)')
+    views_help = 'views of each sample, all but one augmented (default: %(default)s)'
+    parser.add_argument('--views', type=int, default=5, metavar='N', help=views_help)
     parser.add_argument('--epochs', type=int, default=25, help='epochs on the cached maps (default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=64, help='samples in a training batch (default: %(default)s)')
     parser.add_argument('--lr', type=float, default=2e-3, help='largest learning rate (default: %(default)s)')

@@ -59,8 +59,8 @@ def _trunk_config(cfg: Config, function: str | None, weights: str | None, cuts: 
         return dict(feature_branch=dict(type='dynperceiver.CutNetwork', network=network, cuts=list(cuts), image_size=list(image_size)))
     if backbone.get('type') not in ('dynperceiver.StaticTrunk', 'StaticTrunk'):
         raise UsageError(
-            f'{cfg.filename}: model.backbone is a {backbone.get("type")}; exits are grafted onto a dynperceiver.StaticTrunk, or with --model '
-            'package.module:function onto a network of any make'
+            f'{cfg.filename}: model.backbone is a {backbone.get("type")}; exits are grafted onto a dynperceiver.StaticTrunk, or with '
+            '--model package.module:function onto a network of any make'
         )
     if all(name in STAGES for name in cuts):
         kept = {name: backbone[name] for name in ('feature_branch', 'width') if name in backbone}
@@ -124,11 +124,12 @@ def build_graft(cfg: Config, source: Config, checkpoint: str | None = None) -> G
         CheckpointError: If the checkpoint is missing, cannot be read, or is of another network.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    trained: nn.Module | None = None
+    trained: StaticTrunk | None = None
     settings = copy.deepcopy(cfg.model)
     if checkpoint is not None:
-        trained = MODELS.build(dict(source.model, init_cfg=None)).backbone
-        assert isinstance(trained, StaticTrunk)
+        backbone = MODELS.build(dict(source.model, init_cfg=None)).backbone
+        assert isinstance(backbone, StaticTrunk)
+        trained = backbone
         trained.load_state_dict(read_state_dict(checkpoint))
         branch = settings.backbone.feature_branch
         if isinstance(branch, Mapping):

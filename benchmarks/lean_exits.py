@@ -148,8 +148,9 @@ def main() -> None:
             accuracies = [float(right.mean()) for right in test.correct_ES]
             labels_S = np.asarray(photos.test.arrays['labels'])
             class_means = [class_mean(right_S, labels_S) for right_S in test.correct_ES]
-            entry = dict(form=form, seed=seed, accuracies=accuracies, class_means=class_means, held_out=[float(right.mean()) for right in held_out.correct_ES])
-            entry |= dict(times=times, relative=relative)
+            entry: dict[str, Any] = dict(form=form, seed=seed, accuracies=accuracies, class_means=class_means, times=times)
+            entry['relative'] = relative
+            entry['held_out'] = [float(right_S.mean()) for right_S in held_out.correct_ES]
             entry['policies'] = {name: policies(held_out, test, costs) for name, costs in relative.items()}
             result['networks'].append(entry)
             (args.out / 'result.json').write_text(json.dumps(result, indent=1))

@@ -81,7 +81,7 @@ def train_on_maps(
 ) -> DynPerceiver:
     """Train the latent branch and the early exits of a network; an interrupted training resumes from its last epoch.
 
-    AdamW with one cycle of the learning rate; in each epoch every sample is seen once, in one of its views.
+    AdamW, linear warm-up and cosine; in each epoch every sample is seen once, in one of its views.
 
     Args:
         network: The network, which changes.
@@ -118,7 +118,10 @@ def train_on_maps(
             clip_grad=dict(max_norm=5, norm_type=2),
             paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0, flat_decay_mult=0),
         ),
-        param_scheduler=dict(type='OneCycleLR', eta_max=lr, total_steps=steps, by_epoch=False, pct_start=0.1, final_div_factor=100),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=max(1, steps // 10)),
+            dict(type='CosineAnnealingLR', T_max=steps, eta_min_ratio=0.01, by_epoch=False, begin=0, end=steps),
+        ],
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=interval),
             checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1),

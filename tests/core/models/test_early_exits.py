@@ -193,5 +193,5 @@ def test_the_authors_files_have_no_such_exits() -> None:
 
 
 def test_another_branch_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"early_exits='pixel': choose the branch of exits 1 and 2, 'latent' or 'feature'; to train"):
+    with pytest.raises(ValueError, match=r"early_exits='pixel': choose what the early exits classify, 'latent', 'feature', 'joined', 'probe'; to train"):
         narrow_shadow('resnet18', early_exits='pixel')

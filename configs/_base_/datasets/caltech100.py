@@ -4,9 +4,10 @@
 _base_ = './image_loaders.py'
 data_root = 'data/caltech100'
 dataset_type = 'dynperceiver_cls.CSVImages'
-source = 'Caltech-101 (Li, Andreeto, Ranzato, Perona), https://data.caltech.edu/records/mzrjq-6wc02, with train.csv, holdout.csv and test.csv'
+source = 'Caltech-101, https://data.caltech.edu/records/mzrjq-6wc02, with train.csv, holdout.csv and test.csv (columns path and label)'
 metainfo = dict(classes=data_root + '/classes.txt')
 num_classes = 100
+input_shape = (160, 160)
 image_size = 160
 
 train_pipeline = [

@@ -2,6 +2,7 @@
 
 from .cached_maps import CachedMaps, CacheForm, cache_form, fill_cache, open_cache, trunk_outputs
 from .cuts import Cut, CutNetwork, build_cut_network, cut_network, find_cuts
+from .proposals import Proposal, choose_cuts, proposal_table, propose_cuts
 from .tracing import GraftError
 from .training import GraftTraining, exit_logits, train_on_maps
 
@@ -12,13 +13,17 @@ __all__ = [
     'CutNetwork',
     'GraftError',
     'GraftTraining',
+    'Proposal',
     'build_cut_network',
     'cache_form',
+    'choose_cuts',
     'cut_network',
     'exit_logits',
     'fill_cache',
     'find_cuts',
     'open_cache',
+    'proposal_table',
+    'propose_cuts',
     'train_on_maps',
     'trunk_outputs',
 ]

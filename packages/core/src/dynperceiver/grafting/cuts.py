@@ -22,7 +22,17 @@ from ..layers import MapLayout
 from ..registry import MODELS
 from .tracing import GraftError, Traced, module_path, only_tensor, trace
 
-__all__ = ['Cut', 'CutNetwork', 'OwnAnswer', 'build_cut_network', 'cut_network', 'find_cuts', 'network_from_function']
+__all__ = [
+    'Cut',
+    'CutNetwork',
+    'OwnAnswer',
+    'build_cut_network',
+    'cut_layout',
+    'cut_network',
+    'cut_nodes',
+    'find_cuts',
+    'network_from_function',
+]
 
 
 @dataclass(frozen=True)
@@ -159,7 +169,8 @@ def _is_overwritten(node: fx.Node, root: nn.Module) -> bool:
     return False
 
 
-def _cut_nodes(traced: Traced) -> dict[str, fx.Node]:
+def cut_nodes(traced: Traced) -> dict[str, fx.Node]:
+    """Name of each point where one tensor alone crosses, to the operator that gives it."""
     batch = len(traced.example)
     ends, found = _ends(traced), {}
     for node, others in _crossings(traced):
@@ -186,7 +197,7 @@ def find_cuts(network: nn.Module, example: Tensor) -> list[Cut]:
         GraftError: If it cannot be traced.
     """
     traced = trace(network, example)
-    return [Cut(name, node.meta['value'][1:], traced.index[node]) for name, node in _cut_nodes(traced).items()]
+    return [Cut(name, node.meta['value'][1:], traced.index[node]) for name, node in cut_nodes(traced).items()]
 
 
 def _why_no_cut(traced: Traced, name: str) -> str:
@@ -208,9 +219,10 @@ def _near(name: str, found: Sequence[str]) -> str:
     return ', '.join(dict.fromkeys([*near, *inner[:3], *[other for other in found if '.' not in other][:6]])) or ', '.join(found[:8])
 
 
-def _guess_layout(shape: Sequence[int], consumers: Sequence[fx.Node], traced: Traced) -> MapLayout:
-    """Order of the axes of a tensor of one sample: from its number of axes, from which two go with the sides of the image, and where that
-    leaves doubt from what reads it."""
+def cut_layout(node: fx.Node, traced: Traced) -> MapLayout:
+    """Order of the axes of a tensor: from their number, from which two go with the sides of the image, and where that leaves doubt from
+    what reads it."""
+    shape = node.meta['value'][1:]
     if len(shape) == 2:
         return MapLayout('BMC')
     first, last = (MapLayout(axes) for axes in (('BCHW', 'BHWC') if len(shape) == 3 else ('BCTHW', 'BTHWC')))
@@ -218,9 +230,9 @@ def _guess_layout(shape: Sequence[int], consumers: Sequence[fx.Node], traced: Tr
     fits = [abs(shape[at] / shape[at + 1] * width / height - 1) < 0.3 for at in (len(shape) - 2, len(shape) - 3)]
     if fits[0] != fits[1]:
         return first if fits[0] else last
-    for node in consumers:
-        module = traced.root.get_submodule(str(node.target)) if node.op == 'call_module' else None
-        if isinstance(module, nn.LayerNorm | nn.Linear) or _name(node) in ('layer_norm', 'linear'):
+    for user in node.users:
+        module = traced.root.get_submodule(str(user.target)) if user.op == 'call_module' else None
+        if isinstance(module, nn.LayerNorm | nn.Linear) or _name(user) in ('layer_norm', 'linear'):
             return last
     return first
 
@@ -297,7 +309,7 @@ def cut_network(network: nn.Module, example: Tensor, cuts: Sequence[str]) -> Cut
     """
     network = network.eval() or network  # OpenMMLab's backbones return nothing there
     traced = trace(network, example)
-    nodes = _cut_nodes(traced)
+    nodes = cut_nodes(traced)
     for name in cuts:
         if name not in nodes:
             reason = _why_no_cut(traced, name)
@@ -313,7 +325,7 @@ def cut_network(network: nn.Module, example: Tensor, cuts: Sequence[str]) -> Cut
     shapes = [node.meta['value'][1:] for node in ends]
     if len(shapes[-1]) != 1:
         raise GraftError(f'the network returns {shapes[-1]} numbers per sample, but logits, one per class, are expected; wrap it')
-    layouts = [_guess_layout(shape, list(node.users), traced) for shape, node in zip(shapes[:-1], ends, strict=False)]
+    layouts = [cut_layout(node, traced) for node in ends[:-1]]
     channels = [shape[layout.axes.index('C') - 1] for shape, layout in zip(shapes, layouts, strict=False)] + [shapes[-1][0]]
     strides = [_strides(shape, layout, example) for shape, layout in zip(shapes, layouts, strict=False)]
     branch = CutNetwork(parts, channels, [*strides, strides[-1]], layouts, [name for _, name in chosen], example.dim())

@@ -69,11 +69,11 @@ class _SeedViewsHook(Hook):
 
 
 def _one_cycle(num_steps: int) -> list[dict[str, Any]]:
-    """Up in a tenth of the steps and down in the rest; of two parts, since MMEngine's OneCycleLR puts itself into checkpoints, which are
-    read as data alone."""
+    """Linearly up in a tenth of the steps, and down in the rest; not by OneCycleLR, which puts itself into checkpoints, and these are read
+    as data alone."""
     rise = max(2, num_steps // 10)  # the first step has the lowest rate, and the last of them the highest
-    up = dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=rise)
-    down = dict(type='CosineAnnealingLR', eta_min_ratio=0.0004, by_epoch=False, begin=rise, end=num_steps)
+    up = dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=rise)
+    down = dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=False, begin=rise, end=num_steps)
     return [up, down] if num_steps > rise else [up]
 
 
@@ -98,7 +98,7 @@ def train_on_maps(
 ) -> DynPerceiver:
     """Train the latent branch and the early exits of a network; an interrupted training resumes from its last epoch.
 
-    AdamW with one cycle of the learning rate; in each epoch every sample is seen once, in one of its views.
+    AdamW, linear warm-up and cosine; in each epoch every sample is seen once, in one of its views.
 
     Args:
         network: The network, which changes.

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,21 @@ from ..calibration.held_out_data import fingerprint_of_samples
 from ..checkpoint import read_state_dict
 from ..data import innermost_datasets, split_records
 from ..deployment.fingerprints import fingerprint_of_network
-from ..grafting import CachedMaps, cache_form, fill_cache, open_cache
+from ..grafting import CachedMaps, Proposal, cache_form, fill_cache, open_cache, propose_cuts
+from ..grafting.cuts import network_from_function
 from ..hooks.resumable_randomness import SeedSample
 from ..models import DynPerceiver, StaticTrunk, find_network
 from .configs import require_model
 
-__all__ = ['Graft', 'build_graft', 'cache_training_data', 'grafted_config', 'save_graft']
+__all__ = ['Graft', 'SplitViews', 'build_graft', 'cache_split', 'find_proposals', 'grafted_config', 'save_graft', 'source_network']
 
-STAGES = {'stem': 0, 'stage1': 1, 'stage2': 2, 'stage3': 3}
+STAGES = {'stem': 0, 'stage1': 1, 'stage2': 2, 'stage3': 3}  # what stands before the exit, to the number of its map
+STAGES |= {'feature_branch.stem' if number == 0 else f'feature_branch.stages.{number - 1}': number for number in range(4)}
+PROBED_SAMPLES = 600
+NO_TRUNK = (
+    'model.backbone is a {}; exits are grafted onto a dynperceiver.StaticTrunk, or with --model package.module:function onto a network of '
+    'any make'
+)
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,7 @@ def _trunk_config(cfg: Config, function: str | None, weights: str | None, cuts: 
         network = dict(type='dynperceiver.NetworkFromFunction', function=function, weights=weights)
         return dict(feature_branch=dict(type='dynperceiver.CutNetwork', network=network, cuts=list(cuts), image_size=list(image_size)))
     if backbone.get('type') not in ('dynperceiver.StaticTrunk', 'StaticTrunk'):
-        raise UsageError(
-            f'{cfg.filename}: model.backbone is a {backbone.get("type")}; exits are grafted onto a dynperceiver.StaticTrunk, or with --model '
-            'package.module:function onto a network of any make'
-        )
+        raise UsageError(f'{cfg.filename}: {NO_TRUNK.format(backbone.get("type"))}')
     if all(name in STAGES for name in cuts):
         kept = {name: backbone[name] for name in ('feature_branch', 'width') if name in backbone}
         return dict(kept, read_maps=[STAGES[name] for name in cuts])
@@ -112,6 +116,51 @@ def grafted_config(
     return grafted
 
 
+def source_network(source: Config, checkpoint: str | None, function: str | None = None, weights: str | None = None) -> nn.Module:
+    """The network as it is, with its weights.
+
+    Args:
+        source: Its config, or with ``function`` that of a classifier's data.
+        checkpoint: Its checkpoint.
+        function: ``package.module:function`` that makes it.
+        weights: File with its weights then.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, cannot be read, or is of another network.
+    """
+    init_default_scope(source.get('default_scope', 'mmengine'))
+    if function is not None:
+        return network_from_function(function, weights)
+    backbone = MODELS.build(dict(source.model, init_cfg=None)).backbone
+    if not isinstance(backbone, StaticTrunk):
+        raise UsageError(f'{source.filename}: {NO_TRUNK.format(type(backbone).__name__)}')
+    assert checkpoint is not None
+    backbone.load_state_dict(read_state_dict(checkpoint))
+    return backbone
+
+
+def find_proposals(source: Config, network: nn.Module, image_size: Sequence[int]) -> list[Proposal]:
+    """Points worth an exit, with probes on some validation images; see :func:`~dynperceiver.grafting.propose_cuts`.
+
+    Args:
+        source: See :func:`source_network`.
+        network: The network as it is.
+        image_size: Height and width of the images in pixels.
+    """
+    model: Any = MODELS.build(dict(source.model, init_cfg=None))
+    views, seen = SplitViews(source, model, 'val', unlabelled=True), 0
+
+    def batches() -> Iterator[Tensor]:
+        nonlocal seen
+        for images, _ in views.batches(0, 0):
+            yield images
+            seen += len(images)
+            if seen >= PROBED_SAMPLES:
+                return
+
+    return propose_cuts(network, torch.randn(2, 3, *image_size), batches())
+
+
 def build_graft(cfg: Config, source: Config, checkpoint: str | None = None) -> Graft:
     """Build the network with exits, and give its trunk the weights of the network as it is.
 
@@ -124,12 +173,10 @@ def build_graft(cfg: Config, source: Config, checkpoint: str | None = None) -> G
         CheckpointError: If the checkpoint is missing, cannot be read, or is of another network.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    trained: nn.Module | None = None
+    trained: Any = None
     settings = copy.deepcopy(cfg.model)
     if checkpoint is not None:
-        trained = MODELS.build(dict(source.model, init_cfg=None)).backbone
-        assert isinstance(trained, StaticTrunk)
-        trained.load_state_dict(read_state_dict(checkpoint))
+        trained = source_network(source, checkpoint)
         branch = settings.backbone.feature_branch
         if isinstance(branch, Mapping):
             settings.backbone.feature_branch = dict(branch, network=trained)
@@ -159,20 +206,22 @@ def _pipeline(dataset: Any) -> Any:
     return dataset['pipeline']
 
 
-class TrainingViews:
-    """The training data of a config in several views: the first as validation sees them, the others augmented, each always the same.
+class SplitViews:
+    """The data of a split in several views: the first as validation sees them, the others augmented, each always the same.
 
     Args:
         cfg: The config.
         model: The model, for its data preprocessor.
+        split: ``'train'``, ``'val'``, ``'calibration'`` or ``'test'``.
         seed: Of the augmentation.
         unlabelled: Whether samples need no label.
     """
 
-    def __init__(self, cfg: Config, model: Any, seed: int = 0, unlabelled: bool = False) -> None:
+    def __init__(self, cfg: Config, model: Any, split: str = 'train', seed: int = 0, unlabelled: bool = False) -> None:
         self.cfg, self.model, self.seed, self.unlabelled = cfg, model, seed, unlabelled
-        self.plain = _with_pipeline(cfg.train_dataloader.dataset, _pipeline(cfg.val_dataloader.dataset))
-        self.augmented = _with_pipeline(cfg.train_dataloader.dataset, _pipeline(cfg.train_dataloader.dataset))
+        dataset = cfg[f'{split}_dataloader'].dataset
+        self.plain = _with_pipeline(dataset, _pipeline(cfg.val_dataloader.dataset))
+        self.augmented = _with_pipeline(dataset, _pipeline(cfg.train_dataloader.dataset))
         self.dataset = DATASETS.build(self.plain)
 
     @property
@@ -210,12 +259,12 @@ class TrainingViews:
             yield (images.flatten(0, 1) if images.dim() == 5 else images), np.array(labels, np.int64)
 
 
-def cache_training_data(graft: Graft, views: TrainingViews, num_views: int, folder: Path, show: bool = True) -> CachedMaps:
-    """Run the trunk over the training data, or over what is missing of them in the cache.
+def cache_split(graft: Graft, views: SplitViews, num_views: int, folder: Path, show: bool = True) -> CachedMaps:
+    """Run the trunk over the data of a split, or over what is missing of them in the cache.
 
     Args:
         graft: The network.
-        views: The data.
+        views: The data of the split.
         num_views: Views of each sample.
         folder: Folder of caches.
         show: Whether to say the size and show progress.
@@ -243,7 +292,7 @@ def cache_training_data(graft: Graft, views: TrainingViews, num_views: int, fold
     return fill_cache(network, cache, done, views.batches, progress if show else lambda now, total: None)
 
 
-def save_graft(graft: Graft, out_dir: Path, views: TrainingViews, meta: Mapping[str, Any] | None = None) -> tuple[Path, Path]:
+def save_graft(graft: Graft, out_dir: Path, views: SplitViews, meta: Mapping[str, Any] | None = None) -> tuple[Path, Path]:
     """Write the config and the checkpoint that the other tools take.
 
     Returns:

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from dynperceiver import build_model
 from dynperceiver.deployment import freeze
 from dynperceiver.deployment.export import export
-from dynperceiver.grafting import GraftError, build_cut_network, cut_network, find_cuts
-from dynperceiver.grafting.cuts import network_from_function
+from dynperceiver.grafting import GraftError, build_cut_network, cut_network, find_cuts, network_from_function
 from dynperceiver.inference import DynamicRunner
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int], list[str]]] = {

@@ -26,8 +26,7 @@ from ..calibration.held_out_data import fingerprint_of_samples
 from ..checkpoint import read_state_dict
 from ..data import innermost_datasets, split_records
 from ..deployment.fingerprints import fingerprint_of_network
-from ..grafting import CachedMaps, Proposal, cache_form, fill_cache, open_cache, propose_cuts
-from ..grafting.cuts import network_from_function
+from ..grafting import CachedMaps, Proposal, cache_form, fill_cache, network_from_function, open_cache, propose_cuts
 from ..hooks.resumable_randomness import SeedSample
 from ..models import DynPerceiver, StaticTrunk, find_network
 from .configs import require_model

@@ -138,7 +138,8 @@ def test_readme_says_what_the_authors_published(name: str) -> None:
 
 
 def test_readme_names_no_other_config() -> None:
-    named = set(re.findall(r'[\w.-]+_(?:in1k|caltech100|cifar100?|cifar10-official|image-folder|csv-images|demo)(?=\.py)', README.read_text()))
+    data = 'in1k|caltech100|cifar100?|cifar10-official|image-folder|csv-images|demo'
+    named = set(re.findall(rf'[\w.-]+_(?:{data})(?=\.py)', README.read_text()))
     assert named == set(LEAVES)
 
 

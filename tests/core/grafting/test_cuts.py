@@ -172,6 +172,32 @@ class _Undecided(nn.Module):
         return self.fc(y.mean((2, 3)))
 
 
+class _Overwriting(nn.Module):
+    """What follows its first layer writes into a view of what that gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.fc = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).flatten(2)
+        y.add_(1)
+        return self.fc(y.mean(2))
+
+
+class _TwoFrames(nn.Module):
+    """Reads a size that happens to be the number of samples, and uses it behind the cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(3, 2, 3, 2), nn.Conv2d(2, 8, 1), nn.Linear(8, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        two = y.size(1)
+        return self.fc(self.second(y).mean((2, 3)) * two)
+
+
 REFUSED: list[tuple[Callable[[], nn.Module], list[str], str]] = [
     (ResNet, ['layer2.0.conv1'], r"cut 'layer2\.0\.conv1': 2 tensors cross it: besides its own output that of layer1.*, read behind it; "),
     (ResNet, ['layer5'], r"cut 'layer5': the network has no such module that runs; cuts that can be made are .*layer[1-4]"),
@@ -181,6 +207,8 @@ REFUSED: list[tuple[Callable[[], nn.Module], list[str], str]] = [
     (ResNet, [], r'no cut was given; choose among .*layer1, .*layer2'),
     (_TwoAnswers, ['layer1'], 'the network returns tuple of 2 parts, but logits alone, one tensor .* wrap it'),
     (_Maps, ['maxpool'], r'the network returns \(8, 16, 16\) numbers per sample, but logits, one per class, are expected'),
+    (_Overwriting, ['first'], r"cut 'first': what follows it writes into its tensor; cut after the module that does"),
+    (_TwoFrames, ['second'], 'the parts of the network give other logits than the network; it cannot be cut there'),
     (_Undecided, ['first'], 'the network cannot be traced: .*without control flow on values'),
 ]
 

@@ -15,6 +15,7 @@ from dynperceiver import DynPerceiver, build_model
 from dynperceiver.analysis import count_exit_costs
 from dynperceiver.feature_branches import FEATURE_BRANCHES
 from dynperceiver.layers import MapReader
+from dynperceiver.layers.recording import record_attention
 from dynperceiver.losses import MultiExitLoss
 from dynperceiver.models import StaticTrunk, build_static_trunk
 from dynperceiver.models.exits import JoinedExit, ProbeExit
@@ -168,6 +169,19 @@ def test_maps_in_the_place_of_images() -> None:
         replayed = network(TrunkOutputs(maps, logits[-1]))
     for one, same in zip(replayed, logits, strict=True):
         assert torch.equal(one, same)
+    with pytest.raises(ValueError, match='kept outputs of the CNN runs as a whole'):
+        network.start(TrunkOutputs(maps, logits[-1])).select(torch.tensor([0]))
+
+
+def test_attention_is_recorded() -> None:
+    network = lean_model(max_tokens=9)
+    with record_attention(network.latent_branch.readers) as weights:
+        network(standard_normal((2, 3, 64, 64)))
+    assert {stage: tuple(one.shape) for stage, one in weights.items()} == {3: (2, 4, 5, 4), 4: (2, 4, 5, 4)}
+    for one in weights.values():
+        torch.testing.assert_close(one.sum(-1), torch.ones_like(one[..., 0]))
+    assert network.exits_of_stages == {3: None, 4: None}, 'joined exits do not classify the code alone'
+    assert lean_model(early_exits='latent').exits_of_stages == {3: 1, 4: 2}
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

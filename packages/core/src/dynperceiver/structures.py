@@ -84,8 +84,10 @@ class NetworkState:
             The state of those samples, in the order of ``index_S``.
 
         Raises:
-            ValueError: If ``index_S`` is neither of the two.
+            ValueError: If ``index_S`` is neither of the two, or the state runs on kept outputs of the CNN.
         """
+        if self.trunk_outputs is not None:
+            raise ValueError('a state with kept outputs of the CNN runs as a whole; choose samples before it starts')
         if index_S.dtype == torch.bool:
             if index_S.shape != (self.num_samples,):
                 raise ValueError(

@@ -72,9 +72,8 @@ def test_a_fully_convolutional_network_takes_other_sizes() -> None:
         assert torch.equal(dynamic(images)[-1], network(images))
 
 
-@pytest.mark.parametrize('kind', ['resnet', 'transformer'])
-def test_served_in_graphs(kind: str, tmp_path: Path) -> None:
-    make, size, cuts = NETWORKS[kind]
+def test_served_in_graphs(tmp_path: Path) -> None:
+    make, size, cuts = NETWORKS['transformer']
     network, example = make(), torch.randn(2, 3, *size)
     dynamic = lean_on(cut_network(network, example, cuts[-2:]))
     export(freeze(dynamic, size), tmp_path / 'served')
@@ -198,6 +197,15 @@ class _TwoFrames(nn.Module):
         return self.fc(self.second(y).mean((2, 3)) * two)
 
 
+class _Failing(nn.Module):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError(self.text)
+
+
 REFUSED: list[tuple[Callable[[], nn.Module], list[str], str]] = [
     (ResNet, ['layer2.0.conv1'], r"cut 'layer2\.0\.conv1': 2 tensors cross it: besides its own output that of layer1.*, read behind it; "),
     (ResNet, ['layer5'], r"cut 'layer5': the network has no such module that runs; cuts that can be made are .*layer[1-4]"),
@@ -225,6 +233,9 @@ def test_a_size_that_it_cannot_take() -> None:
     with pytest.raises(GraftError, match=message) as caught:
         build_cut_network(VisionTransformer(), ['blocks.0'], 80)
     assert '\n' not in str(caught.value)
+    for text, said in (('first\nsecond', 'RuntimeError: first'), ('', 'RuntimeError: no more is known')):
+        with pytest.raises(GraftError, match=rf'\({said}\); pass the size that it takes'):
+            build_cut_network(_Failing(text), ['first'], 64)
     dynamic = lean_on(build_cut_network(VisionTransformer(), ['blocks.0'], 64))
     with pytest.raises(ValueError, match=r'input of shape \(3, 64, 64\)'):
         dynamic(torch.randn(3, 64, 64))

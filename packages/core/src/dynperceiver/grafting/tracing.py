@@ -127,6 +127,11 @@ def _exported_single(network: nn.Module, example: Tensor) -> Traced:
     return Traced(module, module.graph, example[:1], is_single=True)
 
 
+def _said(error: Exception) -> str:
+    """An error in one line."""
+    return f'{type(error).__name__}: {(str(error).strip() or "no more is known").splitlines()[0]}'
+
+
 def only_tensor(value: Any) -> Any:
     """What is in a tuple or list of one."""
     while isinstance(value, tuple | list) and len(value) == 1:
@@ -149,7 +154,7 @@ def trace(network: nn.Module, example: Tensor) -> Traced:
             network(example)
         except Exception as error:
             raise GraftError(
-                f'the network cannot run on an input of shape {tuple(example.shape)} ({type(error).__name__}: {error}); pass the size that '
+                f'the network cannot run on an input of shape {tuple(example.shape)} ({_said(error)}); pass the size that '
                 'it takes'
             ) from error
         failures = []
@@ -161,7 +166,7 @@ def trace(network: nn.Module, example: Tensor) -> Traced:
             except GraftError:
                 raise
             except Exception as error:
-                failures.append(f'{type(error).__name__}: {(str(error).strip() or "no more is known").splitlines()[0]}')
+                failures.append(_said(error))
                 continue
             if isinstance(result, Tensor) and isinstance(expected, Tensor) and torch.equal(result, expected):
                 return traced

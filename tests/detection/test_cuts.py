@@ -72,3 +72,15 @@ def test_windows_of_one_batch_size_have_no_graph(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match='runs on one sample at a time and has no graph for batches; serve it with PyTorch'):
         export(freeze(dynamic, SIZE), tmp_path / 'served')
     assert not (tmp_path / 'served').exists()
+
+
+@pytest.mark.parametrize('kind', ['PyramidVisionTransformerV2', 'SwinTransformer'])
+def test_checkpoints_round(kind: str) -> None:
+    """Whatever a graph is made of, its weights have names, and another cut of the same network takes them."""
+    first, second = (lean_on(cut_network(_network(kind), torch.randn(2, 3, *SIZE), _names(kind))) for _ in range(2))
+    images = torch.randn(1, 3, *SIZE)
+    with torch.no_grad():
+        assert not torch.allclose(first(images)[-1], second(images)[-1])
+        second.load_state_dict(first.state_dict())
+        for one, same in zip(second(images), first(images), strict=True):
+            assert torch.equal(one, same)

@@ -13,6 +13,7 @@ from lean_networks import LEAN, lean_model
 
 from dynperceiver import DynPerceiver, build_model
 from dynperceiver.analysis import count_exit_costs
+from dynperceiver.deployment.folding import fold
 from dynperceiver.feature_branches import FEATURE_BRANCHES
 from dynperceiver.layers import MapReader
 from dynperceiver.layers.recording import record_attention
@@ -200,6 +201,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({'exit_maps': ()}, r'exit_maps=\(\): there is no early exit'),
     ({'read_maps': (3,), 'exit_maps': (2, 3)}, 'the code has read nothing before the first exit'),
     ({'read_maps': (), 'exit_maps': (2,)}, 'the code has read nothing before the first exit'),
+    ({'x2z': False}, r'x2z=False with read_maps=\(2, 3\): nothing is read'),
     ({'dwc': True, 'max_tokens': 49}, 'dwc=True with max_tokens=49: '),
     ({'fkt': True}, "fkt=True with early_exits='joined'"),
     ({'token_mixers': True, 'num_latents': 8}, 'token_mixers=True with latent_width'),
@@ -218,6 +220,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_model('resnet18', width=0.125, **{**LEAN, **changes})
+
+
+SHALLOW = (1 / 3, 1 / 3, 1 / 9, 1 / 3)
+PAPER_READS = ({'read_maps': (1, 3), 'exit_maps': (1, 3)}, {'read_maps': (0, 2), 'exit_maps': (2,)}, {'exit_maps': (1, 2, 3)})
+
+
+@pytest.mark.parametrize('changes', PAPER_READS, ids=str)
+def test_fewer_reads_and_other_exits_in_the_paper_form(changes: dict[str, Any]) -> None:
+    network = lean_model(**{**dict(latent_width=None, num_latents=8, depth_factors=SHALLOW), **changes})
+    images = standard_normal((2, 3, 64, 64))
+    logits = network(images)
+    assert len(logits) == network.num_exits == len(changes['exit_maps']) + 2
+    for one, same in zip(fold(network, (64, 64))(images), logits, strict=True):
+        torch.testing.assert_close(one, same)
 
 
 def test_frozen_in_the_paper_form() -> None:

@@ -245,6 +245,8 @@ def build_model(
     depths = _depths(depth_factors, count, is_lean)
     num_stages = count if num_stages is None else num_stages
     read_stages, exit_stages = _reads_and_exits(read_maps, exit_maps, count, is_lean, form['early_exits'])
+    if not x2z and read_stages and 1 not in read_stages:
+        raise UserError(f'x2z=False with read_maps={tuple(stage - 1 for stage in read_stages)}: nothing is read; leave x2z as it is')
     latent_branch = LatentBranch(
         branch.channels,
         num_latents,

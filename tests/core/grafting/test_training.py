@@ -109,6 +109,20 @@ def test_a_training_that_is_over_is_only_read(cache: CachedMaps, tmp_path: Path)
     assert _equal(_trained(cache, tmp_path), first)
 
 
+@pytest.mark.parametrize('changes', [{'unlabelled': True}, {'lr': 1e-4}, {'epochs': 1}, {'batch_size': 6}, {'seed': 3}], ids=str)
+def test_other_settings_are_another_training(changes: dict[str, Any], cache: CachedMaps, tmp_path: Path) -> None:
+    first = _trained(cache, tmp_path / 'same', epochs=2)
+    expected = _trained(cache, tmp_path / 'other', **{'epochs': 2, **changes})
+    assert not _equal(expected, first)
+    assert _equal(_trained(cache, tmp_path / 'same', **{'epochs': 2, **changes}), expected), 'nothing of the first one is resumed'
+
+
+def test_another_network_is_another_training(cache: CachedMaps, tmp_path: Path) -> None:
+    _trained(cache, tmp_path, epochs=1)
+    network = lean_model('resnet18', torch.float32, frozen_trunk=True, max_tokens=4, latent_width=8)
+    train_on_maps(network, cache, tmp_path, epochs=1, batch_size=BATCH)
+
+
 def test_seeds(cache: CachedMaps, tmp_path: Path) -> None:
     train = partial(_trained, cache, epochs=1)
     first = train(tmp_path / '1')

@@ -5,6 +5,7 @@ Shape suffixes: B rows, K classes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,12 @@ def _one_cycle(num_steps: int) -> list[dict[str, Any]]:
     return [up, down] if num_steps > rise else [up]
 
 
+def _name_of(cache: CachedMaps, network: DynPerceiver, *settings: Any) -> str:
+    """Name for a training that depends on all that its result does."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    return hashlib.sha256(repr((cache.form, shapes, settings)).encode()).hexdigest()[:12]
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -103,7 +110,7 @@ def train_on_maps(
     Args:
         network: The network, which changes.
         cache: Maps of its trunk.
-        work_dir: Where checkpoints and the log go.
+        work_dir: Where checkpoints and the log go, in a folder for each choice of the settings: what was trained otherwise is not resumed.
         epochs: Epochs.
         batch_size: Samples in a batch.
         lr: Largest learning rate.
@@ -121,6 +128,7 @@ def train_on_maps(
         raise UserError(f'{len(cache)} training samples are fewer than a batch of {batch_size}; pass a smaller batch size, or more samples')
     sampler = DefaultSampler(cache, shuffle=True, seed=seed)
     loader = DataLoader(cache, batch_size, sampler=sampler, drop_last=True, collate_fn=_as_it_is)
+    work_dir = work_dir / _name_of(cache, network, epochs, batch_size, lr, weight_decay, seed, unlabelled, distill_weight, label_smoothing)
     model = GraftTraining(network, distill_weight, label_smoothing, unlabelled)
     interval = max(1, len(loader) // 2)
     runner = Runner(

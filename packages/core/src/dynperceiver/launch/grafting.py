@@ -273,7 +273,7 @@ def cache_split(graft: Graft, views: SplitViews, num_views: int, folder: Path, s
     reads = [list(parts.stages('read')) for parts in network.segment_parts]
     key = hashlib.sha256(f'{trunk} {views.fingerprint} {reads}'.encode()).hexdigest()
     form = cache_form(network, views.sample(), key, num_views, len(views.dataset))
-    place = folder / key[:12]
+    place = folder / hashlib.sha256(repr(form).encode()).hexdigest()[:12]  # other views and maps have a place of their own
     cache, done = open_cache(place, form)
     missing = num_views * form.num_samples - sum(done)
     if show and missing:

@@ -96,7 +96,6 @@ def check_same_variant(model: nn.Module, state_dict: Mapping[str, Any], prefix: 
     rule = (
         'The number of classes must be equal'
         if only_heads
-        else 'The feature_branch, width, num_latents, depth_factors and the ablation switches must be equal, as must latent_width, '
-        'read_maps and exit_maps'
+        else 'The feature_branch, width, num_latents, depth_factors and the ablation switches must be equal'
     )
     raise UserError(f'the checkpoint is of another variant than the model: {"; ".join(facts)}. {rule}; {remedy}')

@@ -62,11 +62,12 @@ ALLOWED_IN_CORE = {  # folder or module of core -> what of core it may import; a
     'checkpoint': {'feature_branches', 'models'},
     'analysis': {'layers', 'models'},
     'deployment': {'layers', 'models', 'analysis'},
+    'grafting': {'layers', 'feature_branches', 'models', 'losses', 'checkpoint'},
     'calibration': {'data', 'models', 'analysis', 'deployment'},
     'benchmark': {'layers', 'models', 'analysis', 'deployment', 'calibration'},
     'hooks': {'analysis', 'checkpoint', 'data', 'deployment', 'metrics', 'models'},
     'viz': {'calibration', 'metrics'},
-    'launch': {'analysis', 'calibration', 'checkpoint', 'compat', 'data', 'deployment', 'hooks', 'metrics', 'models'},
+    'launch': {'analysis', 'calibration', 'checkpoint', 'compat', 'data', 'deployment', 'grafting', 'hooks', 'metrics', 'models'},
     'inference': {'calibration', 'deployment'},
 }
 FOR_ALL_OF_CORE = {'registry', 'structures'}

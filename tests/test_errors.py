@@ -50,6 +50,7 @@ WRITERS = {  # what may write without dynperceiver_runtime.files: into a folder 
     'dynperceiver.deployment.export.folder',
     'dynperceiver.deployment.export.segments',
     'dynperceiver.doctor',
+    'dynperceiver.grafting.cached_maps',  # empty files that take their space, whose index says what they hold
     'demo',  # a log, while it grows
 }
 

@@ -139,11 +139,12 @@ def test_three_steps_of_training(leaf: str) -> None:
     model = tiny_model(leaf).train()
     cfg = load_leaf(leaf)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    before = {name: value.clone() for name, value in model.named_parameters()}
+    learning = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    before = {name: value.clone() for name, value in learning.items()}
     largest: dict[str, float] = dict.fromkeys(before, 0.0)
 
     def look(*_: Any) -> None:
-        for name, parameter in model.named_parameters():
+        for name, parameter in learning.items():
             assert parameter.grad is not None, f'{name} is not in the loss, which distributed training would stop at'
             largest[name] = max(largest[name], parameter.grad.abs().max().item())
 
@@ -160,7 +161,7 @@ def test_three_steps_of_training(leaf: str) -> None:
     untaught = {f'backbone.exits.{number}.' for number, weight in enumerate(weights) if not weight}
     taught = [number for number, weight in enumerate(weights, 1) if weight]
     silent = silent_parameters(model, taught=taught)
-    for name, parameter in model.named_parameters():
+    for name, parameter in learning.items():
         learns = not name.startswith(tuple(untaught))
         assert learns or largest[name] == 0, name
         assert not learns or name in silent or (largest[name] > 0 and not torch.equal(parameter, before[name])), name

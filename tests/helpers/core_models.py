@@ -18,7 +18,13 @@ from dynperceiver import DynPerceiver, build_model
 from dynperceiver.checkpoint import convert_from_reference, convert_to_reference
 
 GOLDEN = Path(__file__).parent.parent / 'golden'
-NARROW_WIDTHS = {'resnet18': 0.125, 'resnet34': 0.125, 'resnet50': 0.125, 'mobilenet_v3_large': 0.25}
+NARROW_WIDTHS = {
+    'resnet18': 0.125,
+    'resnet34': 0.125,
+    'resnet50': 0.125,
+    'mobilenet_v3_large': 0.25,
+    **{f'efficientnet_lite{i}': 0.25 for i in range(5)},
+}
 DEPTHS = (2, 1, 2, 1)
 SWITCHES = ('x2z', 'z2x', 'dwc', 'fkt', 'last_z2x', 'token_mixers')
 

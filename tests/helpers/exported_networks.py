@@ -87,6 +87,7 @@ EXPORTED: dict[str, tuple[Callable[[], DynPerceiver], tuple[int, int]]] = {
     'resnet': (lambda: _narrow('resnet18'), (64, 64)),
     'regnet': (lambda: _without_repeats(_narrow('regnet_y_400mf')), (56, 56)),
     'mobilenet': (lambda: _without_repeats(_narrow('mobilenet_v3_large')), (56, 75)),
+    'efficientnet': (lambda: _without_repeats(_narrow('efficientnet_lite0')), (54, 75)),  # even and odd sides of maps, one of each
     'clips': (clip_network, (48, 48)),
     'ablated': (_ablated, (112, 64)),
 }

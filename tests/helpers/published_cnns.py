@@ -1,4 +1,4 @@
-"""The three CNN families once more: their published tables, and their eval-mode forward passes without the package's modules.
+"""The CNN families once more: their published tables, and their eval-mode forward passes without the package's modules.
 
 Weights are state dicts of a feature branch; every tensor that is asked for is noted by :class:`core_reference.UsedWeights`.
 """
@@ -6,6 +6,7 @@ Weights are state dicts of a feature branch; every tensor that is asked for is n
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 
 import torch.nn.functional as F
 from core_reference import UsedWeights
@@ -26,7 +27,26 @@ MOBILENET_V3_LARGE = """
 3,200,80,-,HS,1 3,184,80,-,HS,1 3,184,80,-,HS,1 3,480,112,SE,HS,1 3,672,112,SE,HS,1 5,672,160,SE,HS,2
 5,960,160,SE,HS,1 5,960,160,SE,HS,1
 """
-STRIDES = {'resnet': (4, 4, 8, 16, 32), 'regnet_y': (2, 4, 8, 16, 32), 'mobilenet_v3_large': (4, 8, 16, 32, 32)}
+# channel factor, depth factor; and blocks (repeats, kernel, stride, expansion, out), a line is a stage
+EFFICIENTNETS_LITE = {
+    'efficientnet_lite0': (1.0, 1.0),
+    'efficientnet_lite1': (1.0, 1.1),
+    'efficientnet_lite2': (1.1, 1.2),
+    'efficientnet_lite3': (1.2, 1.4),
+    'efficientnet_lite4': (1.4, 1.8),
+}
+EFFICIENTNET_LITE = """
+1,3,1,1,16 2,3,2,6,24
+2,5,2,6,40
+3,3,2,6,80 3,5,1,6,112
+4,5,2,6,192 1,3,1,6,320
+"""
+STRIDES = {
+    'resnet': (4, 4, 8, 16, 32),
+    'regnet_y': (2, 4, 8, 16, 32),
+    'mobilenet_v3_large': (4, 8, 16, 32, 32),
+    'efficientnet_lite': (2, 4, 8, 16, 32),
+}
 # trainable parameters of the ImageNet classifiers as their publishers count them, and those of the classifiers' last layers
 PUBLISHED_PARAMETERS = {
     'resnet18': 11_689_512 - 513_000,
@@ -37,6 +57,11 @@ PUBLISHED_PARAMETERS = {
     'regnet_y_1_6gf': 11_202_430 - 889_000,
     'regnet_y_3_2gf': 19_436_338 - 1_513_000,
     'mobilenet_v3_large': 5_483_032 - 1_230_080 - 1_281_000,
+    'efficientnet_lite0': 4_652_008 - 1_281_000,
+    'efficientnet_lite1': 5_416_680 - 1_281_000,
+    'efficientnet_lite2': 6_092_072 - 1_281_000,
+    'efficientnet_lite3': 8_197_096 - 1_281_000,
+    'efficientnet_lite4': 13_006_568 - 1_281_000,
 }
 
 
@@ -47,6 +72,20 @@ def mobilenet_rows() -> list[list[tuple[int, int, int, bool, str, int]]]:
         cells = [row.split(',') for row in line.split()]
         parts.append([(int(k), int(e), int(o), se == 'SE', act, int(s)) for k, e, o, se, act, s in cells])
     return parts
+
+
+def lite_rows(name: str, width: float = 1.0) -> list[list[tuple[int, int, int, int]]]:
+    """Blocks of the four stages: kernel, stride, expansion, out."""
+    channel_factor, depth_factor = EFFICIENTNETS_LITE[name]
+    stages: list[list[tuple[int, int, int, int]]] = []
+    for line in EFFICIENTNET_LITE.split('\n')[1:-1]:
+        stages.append([])
+        for cell in line.split():
+            repeats, kernel, stride, expansion, out = map(int, cell.split(','))
+            scaled = repeats if out in (16, 320) else ceil(depth_factor * repeats)
+            channels = divisible(channel_factor * width * out)
+            stages[-1] += [(kernel, stride, expansion, channels), *(scaled - 1) * [(kernel, 1, expansion, channels)]]
+    return stages
 
 
 def divisible(value: float) -> int:
@@ -66,6 +105,8 @@ def published_channels(name: str, width: float = 1.0) -> tuple[int, ...]:
         return tuple(int(width * channels) for channels in (64, *(64 * expansion * 2**i for i in range(4))))
     if name in REGNETS:
         return (32, *REGNETS[name][0])
+    if name in EFFICIENTNETS_LITE:
+        return (divisible(32 * width), *(rows[-1][3] for rows in lite_rows(name, width)[:3]), divisible(1280 * width))
     outs = [divisible(rows[-1][2] * width) for rows in mobilenet_rows()]
     return (*outs[:4], 6 * outs[4])
 
@@ -166,8 +207,38 @@ def mobilenet_forward(p: UsedWeights, name: str, images: Tensor, width: float) -
     return maps
 
 
+def same_padding(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Zeros around a map as TensorFlow puts them: as many as the last window needs, the odd one at the end."""
+    needed = [max((ceil(side / stride) - 1) * stride + kernel - side, 0) for side in x.shape[2:]]
+    return F.pad(x, (needed[1] // 2, needed[1] - needed[1] // 2, needed[0] // 2, needed[0] - needed[0] // 2))
+
+
+def lite_forward(p: UsedWeights, name: str, images: Tensor, width: float) -> list[Tensor]:
+    def unit(x: Tensor, where: str, size: tuple[int, int, int], stride: int = 1, groups: int = 1) -> Tensor:
+        weight = p[f'{where}.0.weight']
+        assert tuple(weight.shape) == (size[1], size[0], size[2], size[2]), where
+        return norm(p, f'{where}.1', F.conv2d(same_padding(x, size[2], stride), weight, None, stride, groups=groups), eps=1e-3)
+
+    x = unit(images, 'stem', (3, divisible(32 * width), 3), 2).clamp(0, 6)
+    maps = [x]
+    for i, rows in enumerate(lite_rows(name, width)):
+        for j, (kernel, stride, expansion, out) in enumerate(rows):
+            where, channels, n, y = f'stages.{i}.{j}.block', x.shape[1], 0, x
+            if expansion > 1:
+                y, n = unit(y, f'{where}.0', (channels, expansion * channels, 1)).clamp(0, 6), 1
+            y = unit(y, f'{where}.{n}', (1, y.shape[1], kernel), stride, y.shape[1]).clamp(0, 6)
+            y = unit(y, f'{where}.{n + 1}', (y.shape[1], out, 1))
+            x = x + y if stride == 1 and channels == out else y
+        if i == 3:
+            x = unit(x, f'stages.3.{len(rows)}', (x.shape[1], divisible(1280 * width), 1)).clamp(0, 6)
+        maps.append(x)
+    return maps
+
+
 def cnn_forward(p: UsedWeights, name: str, images: Tensor, width: float = 1.0) -> list[Tensor]:
     """Eval-mode x_0 .. x_4 of the plain CNN."""
     if name in RESNETS:
         return resnet_forward(p, name, images, width)
+    if name in EFFICIENTNETS_LITE:
+        return lite_forward(p, name, images, width)
     return regnet_forward(p, name, images) if name in REGNETS else mobilenet_forward(p, name, images, width)

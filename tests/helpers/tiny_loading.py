@@ -63,7 +63,7 @@ class KeepScores(BaseMetric):
         return {'count': len(results)}
 
 
-def make_runner(work_dir: Path, model: BaseModel, load_from: Path | None, classes: Any = CLASSES, **changes: Any) -> Runner:
+def make_runner(work_dir: Path, model: BaseModel, load_from: Path | str | None, classes: Any = CLASSES, **changes: Any) -> Runner:
     """A runner that can train, validate and test; ``classes`` may be a ready data set."""
     dataset = Images(classes) if classes is None or isinstance(classes, tuple) else classes
     loader = {'dataset': dataset, 'batch_size': 4, 'sampler': {'type': 'DefaultSampler', 'shuffle': False}}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_action import BACKBONE
 
-from dynperceiver import build_model
-from dynperceiver.checkpoint import convert_to_reference
+from dynperceiver import build_model, build_static_trunk
+from dynperceiver.checkpoint import convert_to_reference, convert_to_trunk
 
 Convert = Callable[..., None]
 
@@ -130,3 +130,19 @@ def test_missing_files_and_folders_are_named(convert: Convert, published: Path, 
         convert(tmp_path / 'none.pth', tmp_path / 'out.pth')
     with pytest.raises(SystemExit, match=r'^error: checkpoint .*out\.pth cannot be written: the folder .*nowhere is missing'):
         convert(published, tmp_path / 'nowhere' / 'out.pth')
+
+
+@pytest.mark.parametrize('library', ['torchvision', 'timm'])
+def test_a_cnn_of_another_library_goes_to_our_names_and_back(convert: Convert, library: str, tmp_path: Path) -> None:
+    ours = build_static_trunk('resnet18', width=0.125, num_classes=5).state_dict()
+    theirs = convert_to_trunk(ours, library)
+    torch.save(theirs, tmp_path / 'theirs.pth')
+    convert(tmp_path / 'theirs.pth', tmp_path / 'ours.pth')
+    assert_same(read(tmp_path / 'ours.pth'), ours)
+    convert('--to', library, tmp_path / 'ours.pth', tmp_path / 'again.pth')
+    assert_same(read(tmp_path / 'again.pth'), theirs)
+
+
+def test_a_whole_network_has_no_names_in_other_libraries(convert: Convert, published: Path) -> None:
+    with pytest.raises(SystemExit, match=r'^error: the checkpoint has more than a CNN and its classifier, for example latent_branch\.la'):
+        convert('--to', 'timm', published, published.with_name('out.pth'))

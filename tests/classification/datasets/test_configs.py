@@ -19,7 +19,7 @@ import dynperceiver_cls  # noqa: F401  registers
 REPOSITORY = Path(__file__).parents[3]
 FOLDER = REPOSITORY / 'configs' / '_base_' / 'datasets'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if "_type = 'dynperceiver_cls." in path.read_text(encoding='utf-8'))
-SIDES = {'imagenet_224': 224, 'cifar10': 32, 'cifar10_jpeg': 64, 'cifar100': 32, 'image_folder': 224, 'csv_images': 224}  # in pixels
+SIDES = {'imagenet_224': 224, 'cifar10': 32, 'cifar10_jpeg': 64, 'cifar100': 32, 'image_folder': 224, 'csv_images': 224, 'caltech100': 160}  # in pixels
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -38,6 +38,11 @@ def _write_data(name: str, root: Path) -> None:
         write_cifar10(root)
     elif name == 'cifar100':
         write_cifar100(root)
+    elif name == 'caltech100':
+        write_folders(root, {'cat': 2, 'dog': 2})
+        (root / 'classes.txt').write_text('cat\ndog\n')
+        for split in ('train', 'holdout', 'test'):
+            (root / f'{split}.csv').write_text('path,label\ncat/0.png,0\ndog/1.png,1\ndog/0.png,1\n')
     elif name == 'csv_images':
         write_folders(root / 'images', {'cat': 2, 'dog': 2})
         for split in ('train', 'val'):
@@ -76,6 +81,8 @@ def test_loaders_give_batches(name: str, tmp_path: Path) -> None:
         settings = config[key]
         settings.dataset.data_root = str(tmp_path)
         settings.update(num_workers=0, persistent_workers=False, batch_size=2)
+        if name == 'caltech100':
+            settings.dataset.metainfo.classes = str(tmp_path / 'classes.txt')
         if name == 'imagenet_224':
             settings.dataset.num_classes = 2
         batch = next(iter(Runner.build_dataloader(settings, seed=0)))

@@ -11,7 +11,7 @@ from core_models import SWITCHES, narrow_model, standard_normal
 from torch import Tensor, nn
 
 from dynperceiver import build_model, build_static_trunk
-from dynperceiver.deployment import folding
+from dynperceiver.deployment import folded_layers
 from dynperceiver.deployment.folding import fold
 from dynperceiver.feature_branches import FEATURE_BRANCHES
 
@@ -117,7 +117,7 @@ def test_the_first_query_is_computed_once() -> None:
 
 def test_attention_has_one_product_for_its_inputs() -> None:
     folded = fold(narrow_model(), FOLDED_SIZE)
-    layers = [module for module in folded.modules() if isinstance(module, folding.FoldedSelfAttention)]
+    layers = [module for module in folded.modules() if isinstance(module, folded_layers.FoldedSelfAttention)]
     assert len(layers) == 6
     calls: list[str] = []
     for name in ('qkv_proj', 'o_proj'):
@@ -132,9 +132,9 @@ def test_the_residual_sum_spares_what_others_hold() -> None:
     kept = tokens.clone()
     with torch.no_grad():
         expected = tokens + linear(hidden)
-        torch.testing.assert_close(folding.add_linear(tokens, hidden, linear), expected)
+        torch.testing.assert_close(folded_layers.add_linear(tokens, hidden, linear), expected)
         assert torch.equal(tokens, kept)
-        torch.testing.assert_close(folding.add_linear(tokens, hidden, linear, in_place=True), expected)
+        torch.testing.assert_close(folded_layers.add_linear(tokens, hidden, linear, in_place=True), expected)
     torch.testing.assert_close(tokens, expected)
 
 

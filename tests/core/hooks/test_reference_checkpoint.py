@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from mmengine.runner.loops import BaseLoop
 from tiny_loading import TinyModel, load_with, make_runner, reference_weights, scores_of, scores_of_test, text_of_log
 from torch import Tensor, nn
 
-from dynperceiver.checkpoint import CheckpointError, convert_from_reference
+from dynperceiver import build_static_trunk
+from dynperceiver.checkpoint import CheckpointError, convert_from_reference, convert_to_trunk
 from dynperceiver.hooks import ReferenceCheckpointHook
+from dynperceiver.models import StaticTrunk
 
 HOOK = {'type': 'dynperceiver.ReferenceCheckpointHook'}
 EMA = {'type': 'EMAHook', 'momentum': 0.5}
@@ -209,3 +212,35 @@ def test_weights_that_are_not_there(weights: dict[str, dict[str, Tensor]]) -> No
         load_with(ReferenceCheckpointHook('model_ema'), TinyModel(), {'model': weights['model']})
     with pytest.raises(CheckpointError, match=r'folder/some\.pth: no weights were found among optimizer, epoch'):
         load_with(ReferenceCheckpointHook(), TinyModel(), {'optimizer': {}, 'epoch': 3})
+
+
+@pytest.fixture(scope='module')
+def torchvision_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[StaticTrunk, Path]:
+    """A narrow baseline, and its file under torchvision's names."""
+    torch.manual_seed(0)
+    trunk = build_static_trunk('resnet18', width=0.125, num_classes=5).eval()
+    path = tmp_path_factory.mktemp('torchvision') / 'resnet18.pth'
+    torch.save(convert_to_trunk(trunk.state_dict(), 'torchvision'), path)
+    return trunk, path
+
+
+def test_a_baseline_takes_another_librarys_file(torchvision_file: tuple[StaticTrunk, Path], tmp_path: Path) -> None:
+    trunk, path = torchvision_file
+    runner = make_runner(tmp_path, TinyModel(build_static_trunk('resnet18', width=0.125, num_classes=5)), path, custom_hooks=[HOOK])
+    torch.testing.assert_close(scores_of_test(runner), scores_of(trunk), rtol=1e-5, atol=1e-5)
+    (line,) = [line for line in text_of_log(runner).splitlines() if 'converted on the fly' in line]
+    assert line.endswith('a CNN under the names of torchvision and timm, 122 tensors, converted on the fly into backbone of the model')
+
+
+def test_a_dyn_perceiver_cannot_be_tested_with_a_cnn_alone(torchvision_file: tuple[StaticTrunk, Path], tmp_path: Path) -> None:
+    runner = make_runner(tmp_path, TinyModel(), torchvision_file[1], custom_hooks=[HOOK])
+    pattern = r'resnet18\.pth has the weights of a CNN alone, but TinyModel has 0 backbone-only baselines; .*dynperceiver\.ImageCheckpoint'
+    with pytest.raises(CheckpointError, match=pattern):
+        runner.test()
+
+
+def test_a_model_without_a_network_of_ours_keeps_its_own_names(torchvision_file: tuple[StaticTrunk, Path]) -> None:
+    given = torch.load(torchvision_file[1], weights_only=True)
+    checkpoint = {'state_dict': dict(given)}
+    ReferenceCheckpointHook().after_load_checkpoint(SimpleNamespace(model=nn.Linear(1, 1), hooks=[], _has_loaded=True), checkpoint)
+    assert checkpoint['state_dict'].keys() == given.keys()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from core_models import narrow_model, narrow_shadow, shadow_weights, standard_normal
-from published_cnns import divisible, mobilenet_rows
+from published_cnns import divisible, lite_rows, mobilenet_rows
 from torch import Tensor
 
 from dynperceiver.feature_branches import FEATURE_BRANCHES
@@ -95,7 +95,7 @@ def test_arguments_are_printed() -> None:
 
 @pytest.mark.parametrize('name', FEATURE_BRANCHES)
 def test_which_blocks_shift(name: str) -> None:
-    """Every block; on MobileNet those with an identity shortcut, by its published table."""
+    """Every block; on MobileNet and EfficientNet-Lite those with an identity shortcut, by their published tables."""
     branch = narrow_shadow(name, num_frames=FRAMES, temporal_shift='bidirectional', shift_fold_div=4).feature_branch
     blocks = [module for module in branch.modules() if hasattr(module, 'shift')]
     shifted = [block.shift is not None for block in blocks]
@@ -103,6 +103,10 @@ def test_which_blocks_shift(name: str) -> None:
         rows = [row for rows in mobilenet_rows() for row in rows]
         ins = [divisible(channels * 0.25) for channels in (16, *(row[2] for row in rows[:-1]))]
         assert shifted == [row[5] == 1 and divisible(row[2] * 0.25) == into for row, into in zip(rows, ins, strict=True)]
+        assert 0 < sum(shifted) < len(shifted)
+    elif name.startswith('efficientnet'):
+        strides, outs = zip(*((row[1], row[3]) for rows in lite_rows(name, 0.25) for row in rows), strict=True)
+        assert shifted == [stride == 1 and into == out for stride, into, out in zip(strides, (8, *outs), outs, strict=False)]
         assert 0 < sum(shifted) < len(shifted)
     else:
         assert all(shifted)
@@ -112,7 +116,7 @@ def test_which_blocks_shift(name: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'regnet_y_400mf', 'mobilenet_v3_large'])
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'regnet_y_400mf', 'mobilenet_v3_large', 'efficientnet_lite0'])
 def test_the_shift_is_on_the_residual_branch_only(name: str) -> None:
     """Feeding each residual branch the shifted map by hand gives the same; its shortcut sees the map as it is."""
     model = narrow_model(name, num_frames=FRAMES, temporal_shift='bidirectional')
@@ -128,7 +132,7 @@ def test_the_shift_is_on_the_residual_branch_only(name: str) -> None:
     for key, x in inputs.items():
         unshifted = plain.feature_branch.get_submodule(key)
         residual = unshifted.residual(_slow_shift(x, FRAMES, 8, bidirectional=True))
-        if name == 'mobilenet_v3_large':
+        if name.startswith(('mobilenet', 'efficientnet')):
             expected = x + residual
         else:
             project = unshifted.proj if name.startswith('regnet') else unshifted.downsample

@@ -38,7 +38,7 @@ class LayoutCopies(TorchDispatchMode):
 
 @pytest.mark.parametrize('name', list(FEATURE_BRANCHES))
 def test_training_step_copies_no_map(name: str) -> None:
-    width = {'resnet': 0.125, 'mobile': 0.5}.get(name[:6], 1.0)
+    width = {'resnet': 0.125, 'mobile': 0.5, 'effici': 0.5}.get(name[:6], 1.0)
     model = build_model(name, width=width, num_latents=8, depth_factors=(1 / 3, 1 / 3, 1 / 9, 1 / 3), num_classes=3)
     images_BCHW = torch.randn(BATCH, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     with LayoutCopies() as forward:

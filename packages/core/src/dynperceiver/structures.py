@@ -5,19 +5,32 @@ Shape suffixes: B rows (samples times frames), C channels, H/W feature size, N l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ['CLASSES_KEYS', 'PARTS', 'NetworkState']
+__all__ = ['CLASSES_KEYS', 'PARTS', 'NetworkState', 'TrunkOutputs']
 
 PARTS = ('feature_branch.', 'latent_branch.', 'exits.')
 """What the names of a network's tensors begin with."""
 
-CLASSES_KEYS = ('exits.0.classifier.bias', 'exits.0.feature_classifier.bias')
-"""Tensors with an entry per class; every network with exits has one of the two, depending on the branch of its early exits."""
+CLASSES_KEYS = tuple(f'exits.0.{name}.bias' for name in ('classifier', 'feature_classifier', 'joined_classifier', 'probe_classifier'))
+"""Tensors with an entry per class; every network with exits has one of them, depending on what its early exits classify."""
+
+
+@dataclass(frozen=True)
+class TrunkOutputs:
+    """What a frozen CNN gave for a batch, kept, so that a latent branch can be trained on it without running the CNN again.
+
+    Attributes:
+        maps: Number i to the map x_i, for those that the latent code reads; they may be averaged as for a read.
+        logits_BK: Logits of the CNN's own classifier, one row per image or frame.
+    """
+
+    maps: Mapping[int, Tensor]
+    logits_BK: Tensor
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,7 @@ class NetworkState:
         pyramid: ``None``, or the feature maps collected so far (each after its latent-to-feature attention). A state that collects
             the pyramid evaluates no exit.
         levels: Numbers i of the maps x_i to collect, where a pyramid is collected.
+        trunk_outputs: What the CNN gave for this batch before; ``None`` where it runs. Only a state that is run through as a whole has it.
     """
 
     feature_BCHW: Tensor
@@ -43,6 +57,7 @@ class NetworkState:
     num_frames: int = 1
     pyramid: tuple[Tensor, ...] | None = None
     levels: tuple[int, ...] = (1, 2, 3, 4)
+    trunk_outputs: TrunkOutputs | None = None
 
     @property
     def num_samples(self) -> int:
@@ -69,8 +84,10 @@ class NetworkState:
             The state of those samples, in the order of ``index_S``.
 
         Raises:
-            ValueError: If ``index_S`` is neither of the two.
+            ValueError: If ``index_S`` is neither of the two, or the state runs on kept outputs of the CNN.
         """
+        if self.trunk_outputs is not None:
+            raise ValueError('a state with kept outputs of the CNN runs as a whole; choose samples before it starts')
         if index_S.dtype == torch.bool:
             if index_S.shape != (self.num_samples,):
                 raise ValueError(

@@ -21,6 +21,8 @@ from dynperceiver.deployment.export.cleaning import check_graph, clean_graph, re
 from dynperceiver.deployment.export.graphs import ENTRIES, SegmentGraph, export_module, graph_bytes
 from dynperceiver.deployment.folding import fold
 from dynperceiver.deployment.freezing import freeze
+from dynperceiver.feature_branches import FeatureBranch
+from dynperceiver.grafting import CutNetwork
 from dynperceiver_runtime import DynamicRunner, ExitPolicy
 from dynperceiver_runtime.engines.manifest import MANIFEST, file_sha256
 from dynperceiver_runtime.engines.onnx_runtime import OnnxRuntimeEngine
@@ -141,6 +143,14 @@ def test_shape_arithmetic_is_refused() -> None:
         check_graph(model, 2)
     with pytest.raises(ExportError, match=r'graph of segment 3 has 1 Dropout'):
         check_graph(_model('agraph (float[n, 3] x) => (float[n, 3] y) { y = Dropout(x) }'), 3)
+
+
+def test_the_code_of_others_may_compute_shapes() -> None:
+    check_graph(_model('agraph (float[n, 3] x) => (float[n, 3] y) { s = Shape(x)\n y = Expand(x, s) }'), 2, computes_shapes=True)
+    with pytest.raises(ExportError, match=r'graph of segment 3 has 1 Dropout'):
+        check_graph(_model('agraph (float[n, 3] x) => (float[n, 3] y) { y = Dropout(x) }'), 3, computes_shapes=True)
+    assert not FeatureBranch.computes_shapes, 'ours need none'
+    assert CutNetwork.computes_shapes
 
 
 def test_cleaning_takes_out_what_nothing_reads() -> None:

@@ -15,14 +15,12 @@ from dynperceiver_runtime import ExistingFileError, FileError, MissingFileError,
 from dynperceiver_runtime.files import replacing
 
 from ..structures import PARTS
+from . import pretrained  # noqa: F401  MMEngine's loader learns the scheme pretrained://
 from .convert import convert_from_reference, is_reference_state_dict, unwrap_checkpoint
+from .errors import CheckpointError
+from .trunk_names import TrunkNames, convert_from_trunk, find_trunk_names
 
-__all__ = ['CheckpointError', 'read_checkpoint_file', 'read_state_dict', 'save_state_dict', 'unreadable_checkpoint']
-
-
-
-class CheckpointError(UserError):
-    """A checkpoint file that cannot be used; the message names the file and says what to try."""
+__all__ = ['CheckpointError', 'read_checkpoint_file', 'read_state_dict', 'read_weights', 'save_state_dict', 'unreadable_checkpoint']
 
 
 def _beginning(path: str) -> bytes:
@@ -67,10 +65,12 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint on the CPU.
 
     Args:
-        path: A file, or a URL that MMEngine's checkpoint loader takes.
+        path: A file, a URL that MMEngine's checkpoint loader takes, or ``pretrained://NAME``; see
+            :data:`~dynperceiver.checkpoint.PRETRAINED`.
 
     Raises:
         MissingFileError: If the file is missing.
+        MissingPackageError: If the package with the published weights is not installed.
         CheckpointError: If it is no checkpoint.
     """
     path = str(path)
@@ -78,7 +78,7 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
         raise unreadable_checkpoint(path, FileNotFoundError())
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    except (MemoryError, torch.cuda.OutOfMemoryError):
+    except (UserError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
         raise unreadable_checkpoint(path, error) from error
@@ -90,7 +90,22 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
 def read_state_dict(path: str | Path, weights: str | None = None) -> dict[str, Tensor]:
     """Read a network's state dict, under our names, from a file: ours (also from within a recognizer or detector) or the authors'.
 
-    A file of a backbone-only baseline, whose network is a feature branch, is read, too.
+    A file of a backbone-only baseline, whose network is a feature branch, is read, too, and so is that of such a CNN in another library
+    (see :data:`~dynperceiver.checkpoint.TRUNK_NAMES`).
+
+    Args:
+        path: See :func:`read_checkpoint_file`.
+        weights: See :func:`~dynperceiver.checkpoint.unwrap_checkpoint`.
+
+    Raises:
+        MissingFileError: If the file is missing.
+        UserError: If it holds no Dyn-Perceiver weights.
+    """
+    return read_weights(path, weights)[0]
+
+
+def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str, Tensor], TrunkNames | None]:
+    """As :func:`read_state_dict`, and whose names the file had if it is another library's; ``None`` for ours and the authors'.
 
     Args:
         path: See :func:`read_checkpoint_file`.
@@ -102,16 +117,19 @@ def read_state_dict(path: str | Path, weights: str | None = None) -> dict[str, T
     """
     state_dict = unwrap_checkpoint(read_checkpoint_file(path), weights)
     if is_reference_state_dict(state_dict):
-        return convert_from_reference(state_dict)
+        return convert_from_reference(state_dict), None
+    names = find_trunk_names(state_dict)
+    if names is not None:
+        return convert_from_trunk(state_dict), names
     marker = next((key for key in state_dict if 'feature_branch.stem.' in key), None)
     if marker is None:
         raise UserError(
             f'{path} has no weights of a Dyn-Perceiver: no key contains feature_branch.stem. (the first one is {next(iter(state_dict))}); '
-            'pass a checkpoint of this project or of the authors'
+            'pass a checkpoint of this project or of the authors, or a CNN of torchvision or timm that is one of the feature branches'
         )
     prefix = marker.partition('feature_branch.stem.')[0]
     own = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-    return {key: value for key, value in own.items() if key.startswith(PARTS)}
+    return {key: value for key, value in own.items() if key.startswith(PARTS)}, None
 
 
 def save_state_dict(state_dict: Mapping[str, Tensor], path: str | Path, overwrite: bool = False) -> None:

@@ -11,13 +11,15 @@ from dynperceiver_runtime.policy.exit_policy import fingerprint_of_arrays
 __all__ = ['fingerprint_of_network']
 
 
-def fingerprint_of_network(network: nn.Module) -> str:
+def fingerprint_of_network(network: nn.Module, parts: tuple[str, ...] = ('',)) -> str:
     """SHA-256 over names, shapes, types and bytes of a state dict; the same weights give the same on every machine.
 
     Args:
         network: The network as it was trained, not folded.
+        parts: What the names of the tensors begin with that count; by default all do.
     """
-    return fingerprint_of_arrays(_array(name, entry) for name, entry in network.state_dict().items() if isinstance(entry, Tensor))
+    entries = network.state_dict().items()
+    return fingerprint_of_arrays(_array(name, entry) for name, entry in entries if isinstance(entry, Tensor) and name.startswith(parts))
 
 
 def _array(name: str, tensor: Tensor) -> tuple[str, np.ndarray]:

@@ -95,9 +95,10 @@ class TorchEngine:
         if self.device.type != 'cpu':
             return sys.maxsize
         branch, parts, (height, width) = self.network.feature_branch, self.network.segment_parts, self.frozen.image_size
-        newest = max(stage for part in parts[: exit_index + 1] for stage in part.stages('cnn'))
+        newest = max((stage for part in parts[: exit_index + 1] for stage in part.stages('cnn')), default=0)
         # The first block of a stage still has the map before it, and already the channels after it.
-        sizes = ((branch.channels[stage], branch.strides[stage - 1]) for stage in parts[exit_index].stages('cnn') or (newest,))
+        stages = parts[exit_index].stages('cnn') or (newest,)
+        sizes = ((branch.channels[stage], branch.strides[stage - 1] if stage else max(1, branch.strides[0] // 2)) for stage in stages)
         largest = max(channels * -(-height // stride) * -(-width // stride) for channels, stride in sizes)
         return max(1, CPU_MAP_BYTES // (largest * self.dtype.itemsize * self.num_frames))
 

@@ -1,8 +1,9 @@
-"""CNN feature branches: ResNet, RegNetY, MobileNet-v3, one table, one builder."""
+"""CNN feature branches: ResNet, RegNetY, MobileNet-v3, EfficientNet-Lite, one table, one builder."""
 
 from .base import FeatureBranch, FeatureBranchVariant, FeatureShapes, ResidualBlock, check_levels, pyramid_levels
 from .build import build_feature_branch
-from .mobilenet_v3 import InvertedResidualRow, MobileNetV3Variant
+from .efficientnet_lite import EfficientNetLiteVariant
+from .mobilenet_v3 import InvertedResidual, InvertedResidualRow, MobileNetV3Variant
 from .regnet import RegNetYVariant
 from .resnet import BasicBlock, Bottleneck, ResNetVariant
 from .variants import FEATURE_BRANCHES, feature_shapes, find_feature_branch, register_feature_branch
@@ -11,9 +12,11 @@ __all__ = [
     'FEATURE_BRANCHES',
     'BasicBlock',
     'Bottleneck',
+    'EfficientNetLiteVariant',
     'FeatureBranch',
     'FeatureBranchVariant',
     'FeatureShapes',
+    'InvertedResidual',
     'InvertedResidualRow',
     'MobileNetV3Variant',
     'RegNetYVariant',

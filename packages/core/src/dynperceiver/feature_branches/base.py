@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dynperceiver_runtime import UserError
 
-from ..layers import DropPath, TemporalShift
+from ..layers import IMAGE_LAYOUT, DropPath, TemporalShift
 
 __all__ = [
     'FeatureBranch',
@@ -50,18 +50,29 @@ class FeatureShapes:
 
 
 class FeatureBranch(nn.Module):
-    """A CNN cut into a stem and four stages; with a classifier, it is the backbone-only baseline that a Dyn-Perceiver is compared with.
+    """A CNN cut into a stem and stages, four in all of ours; with a classifier, it is the backbone-only baseline that a Dyn-Perceiver is
+    compared with.
 
     Args:
         stem: Images (B, 3, H, W) to x_0.
-        stages: Four modules, x_{i-1} to x_i.
-        channels: Channels of x_0 .. x_4.
-        strides: Strides of x_0 .. x_4 against the image.
+        stages: Modules, x_{i-1} to x_i.
+        channels: Channels of x_0 .. x_4, or of as many maps as there are.
+        strides: Strides of these maps against the image.
         head_channels: Hidden width of a two-layer classifier head, where the architecture has one (MobileNet-v3).
+        dropout: Dropout of the classifier where a config sets none (EfficientNet-Lite's differs among its variants).
+
+    Attributes:
+        layouts: Order of the axes of these maps.
+        own_exit: The classifier that the CNN came with; ``None`` where it came without.
+        input_dims: Axes of the input: 4 for images, 5 for clips (B, 3, T, H, W) that a CNN takes as a whole.
+        computes_shapes: Whether its exported graphs may compute with shapes, which ours need not and others' code does.
 
     Raises:
-        ValueError: If there are not four stages, or not five channels and strides.
+        ValueError: If there is not one more of channels and strides than of stages.
     """
+
+    input_dims = 4
+    computes_shapes = False
 
     def __init__(
         self,
@@ -70,6 +81,7 @@ class FeatureBranch(nn.Module):
         channels: Sequence[int],
         strides: Sequence[int],
         head_channels: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -77,12 +89,38 @@ class FeatureBranch(nn.Module):
         self.channels = tuple(channels)
         self.strides = tuple(strides)
         self.head_channels = head_channels
-        self.num_stages = 4
-        if len(self.stages) != 4 or len(self.channels) != 5 or len(self.strides) != 5:
+        self.own_exit: nn.Module | None = None
+        self.dropout = dropout
+        self.frozen_stages = -1
+        self.layouts = (IMAGE_LAYOUT,) * len(self.channels)
+        self.num_stages = len(self.stages)
+        if not self.stages or len(self.channels) != len(self.stages) + 1 or len(self.strides) != len(self.channels):
             raise ValueError(
                 f'{len(self.stages)} stages, {len(self.channels)} channels and {len(self.strides)} strides were given; a feature branch '
-                'has four stages and publishes channels and strides of x_0 .. x_4'
+                'publishes channels and strides of the map of its stem and of that of each stage, x_0 .. x_4 where it has four'
             )
+
+    def freeze_stages(self, num_stages: int) -> None:
+        """Keep the stem and the first stages as they are in training, BatchNorm statistics included.
+
+        Args:
+            num_stages: How many stages; 0 for the stem alone, -1 for nothing.
+        """
+        if not -1 <= num_stages <= self.num_stages:
+            raise UserError(f'frozen_stages={num_stages}: pass -1 for none, 0 for the stem, or up to {self.num_stages} for the stages too')
+        self.frozen_stages = num_stages
+        for part in self._frozen_parts():
+            part.requires_grad_(False).eval()
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        return [self.stem, *self.stages][: self.frozen_stages + 1]
+
+    def train(self, mode: bool = True) -> FeatureBranch:
+        """Training or evaluation mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        return self
 
     @property
     def shapes(self) -> FeatureShapes:
@@ -110,6 +148,11 @@ class FeatureBranch(nn.Module):
         for i in range(num_stages, len(self.stages)):
             self.stages[i] = nn.Identity()
 
+    def lay_out(self, images_BCHW: Tensor) -> Tensor:
+        """Images in the layout that is fastest: with channels-last images every convolution stays channels-last, and maps become tokens
+        and back without a copy."""
+        return images_BCHW.contiguous(memory_format=torch.channels_last) if images_BCHW.dim() == 4 else images_BCHW
+
     def pyramid(self, images_BCHW: Tensor, levels: Sequence[int] = (1, 2, 3, 4)) -> tuple[Tensor, ...]:
         """Feature maps without any latent code.
 
@@ -121,7 +164,7 @@ class FeatureBranch(nn.Module):
             ValueError: If there are no such maps.
         """
         check_levels(levels, self.num_stages)
-        feature_BCHW = self.stem(images_BCHW.contiguous(memory_format=torch.channels_last))
+        feature_BCHW = self.stem(self.lay_out(images_BCHW))
         maps = [feature_BCHW]
         for stage in self.stages:
             feature_BCHW = stage(feature_BCHW)

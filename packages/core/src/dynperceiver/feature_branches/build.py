@@ -27,8 +27,8 @@ def build_feature_branch(
 
     Args:
         name: ``resnet18``, ``resnet34``, ``resnet50``, ``regnet_y_400mf``, ``regnet_y_800mf``, ``regnet_y_1_6gf``,
-            ``regnet_y_3_2gf`` or ``mobilenet_v3_large``.
-        width: Multiplier of the channels (ResNet, MobileNet-v3).
+            ``regnet_y_3_2gf``, ``mobilenet_v3_large`` or ``efficientnet_lite0`` to ``efficientnet_lite4``.
+        width: Multiplier of the channels (ResNet, MobileNet-v3, EfficientNet-Lite).
         num_frames: Frames per clip; only the temporal shift uses it.
         temporal_shift: ``None``, ``'bidirectional'`` or ``'unidirectional'`` (only from the past, for online use).
         shift_fold_div: One part in this many of the channels moves each way.

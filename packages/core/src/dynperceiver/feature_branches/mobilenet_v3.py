@@ -1,12 +1,14 @@
-"""MobileNet-v3-Large feature branches with a width multiplier (Howard et al., ICCV 2019).
+"""MobileNet-v3-Large feature branches with a width multiplier (Howard et al., ICCV 2019), and the blocks of all its relatives.
 
 Shape suffixes: B rows, C channels, H/W feature size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynperceiver_runtime import UserError
@@ -14,7 +16,7 @@ from dynperceiver_runtime import UserError
 from ..layers import BlockSequence, SqueezeExcitation
 from .base import FeatureBranch, ResidualBlock, ShiftFactory, initialize_convolutions, make_divisible
 
-__all__ = ['InvertedResidual', 'InvertedResidualRow', 'MobileNetV3Variant']
+__all__ = ['InvertedResidual', 'InvertedResidualRow', 'MobileNetV3Variant', 'conv_norm', 'inverted_residuals']
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class InvertedResidualRow:
         se: Whether squeeze-excitation follows the depthwise convolution.
         hardswish: Hardswish instead of ReLU.
         stride: Spatial stride.
+        relu6: ReLU6 instead of ReLU.
+        same_padding: Whether the depthwise convolution pads as TensorFlow does; see :class:`SamePaddingConv2d`.
     """
 
     kernel: int
@@ -36,13 +40,56 @@ class InvertedResidualRow:
     se: bool
     hardswish: bool
     stride: int
+    relu6: bool = False
+    same_padding: bool = False
+
+    @property
+    def activation(self) -> type[nn.Module]:
+        """Activation behind the expansion and the depthwise convolution."""
+        if self.hardswish:
+            return nn.Hardswish
+        return nn.ReLU6 if self.relu6 else nn.ReLU
 
 
-def _conv_norm(
-    in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1, activation: type[nn.Module] | None = None
+class SamePaddingConv2d(nn.Conv2d):
+    """A convolution of stride 2 and an odd kernel that pads as TensorFlow's 'same' does.
+
+    Along an even side of the map one pixel more is padded at its end (right, bottom) than at its beginning, so that the kernel stands
+    one pixel further than PyTorch's would; an odd side is padded alike at both ends. The output has half the pixels, rounded up, as
+    PyTorch's has. Sizes are numbers while a network is exported, so that no shape arithmetic gets into the graph.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        even_h, even_w = (1 - side % 2 for side in input.shape[2:])
+        if even_h or even_w:
+            input = F.pad(input, (0, even_w, 0, even_h))
+        padding = (self.kernel_size[0] // 2 - even_h, self.kernel_size[1] // 2 - even_w)
+        return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] | None = None,
+    same_padding: bool = False,
 ) -> nn.Sequential:
+    """Convolution without bias, BatchNorm, and an activation where one is given.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Side of the kernel, odd.
+        stride: Spatial stride.
+        groups: Groups of the convolution.
+        activation: Class of the activation.
+        same_padding: Whether to pad as TensorFlow does, which differs at stride 2; see :class:`SamePaddingConv2d`.
+    """
+    conv = SamePaddingConv2d if same_padding and stride == 2 else nn.Conv2d
     layers: list[nn.Module] = [
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+        conv(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01),
     ]
     if activation is not None:
@@ -61,6 +108,9 @@ class InvertedResidual(ResidualBlock):
         width: Multiplier of the row's channels.
         temporal_shift: See :class:`ResidualBlock`.
         drop_path: See :class:`ResidualBlock`.
+
+    Attributes:
+        roles: What each layer of ``block`` is, in order: some of ``'expand'``, ``'depthwise'``, ``'se'`` and ``'project'``.
     """
 
     def __init__(
@@ -71,15 +121,17 @@ class InvertedResidual(ResidualBlock):
         super().__init__(temporal_shift if has_shortcut else None, drop_path if has_shortcut else 0.0)
         self.has_shortcut = has_shortcut
         self.out_channels = out_channels
-        activation: type[nn.Module] = nn.Hardswish if row.hardswish else nn.ReLU
-        layers: list[nn.Module] = []
+        layers: dict[str, nn.Module] = {}
         if expanded != in_channels:
-            layers.append(_conv_norm(in_channels, expanded, activation=activation))
-        layers.append(_conv_norm(expanded, expanded, row.kernel, row.stride, groups=expanded, activation=activation))
+            layers['expand'] = conv_norm(in_channels, expanded, activation=row.activation)
+        layers['depthwise'] = conv_norm(
+            expanded, expanded, row.kernel, row.stride, groups=expanded, activation=row.activation, same_padding=row.same_padding
+        )
         if row.se:
-            layers.append(SqueezeExcitation(expanded, make_divisible(expanded // 4), nn.Hardsigmoid))
-        layers.append(_conv_norm(expanded, out_channels))
-        self.block = nn.Sequential(*layers)
+            layers['se'] = SqueezeExcitation(expanded, make_divisible(expanded // 4), nn.Hardsigmoid)
+        layers['project'] = conv_norm(expanded, out_channels)
+        self.roles = tuple(layers)
+        self.block = nn.Sequential(*layers.values())
 
     def residual(self, feature_BCHW: Tensor) -> Tensor:
         output: Tensor = self.block(feature_BCHW)
@@ -89,6 +141,34 @@ class InvertedResidual(ResidualBlock):
         """Shape (B, in_channels, H, W) to (B, out_channels, H/stride, W/stride)."""
         output = self.run_residual(feature_BCHW)
         return output + feature_BCHW if self.has_shortcut else output
+
+
+def inverted_residuals(
+    in_channels: int,
+    parts: Sequence[Sequence[InvertedResidualRow]],
+    width: float,
+    temporal_shift: ShiftFactory | None,
+    drop_path: float,
+) -> list[list[nn.Module]]:
+    """Blocks that follow each other, part by part; the rate of stochastic depth grows linearly from 0 to ``drop_path``.
+
+    Args:
+        in_channels: Channels of the first block's input.
+        parts: Rows of the blocks of each part (stem or stage).
+        width: Multiplier of the rows' channels.
+        temporal_shift: See :class:`ResidualBlock`.
+        drop_path: Stochastic-depth rate of the last block.
+    """
+    total, built = sum(map(len, parts)), 0
+    blocks: list[list[nn.Module]] = []
+    for rows in parts:
+        blocks.append([])
+        for row in rows:
+            block = InvertedResidual(in_channels, row, width, temporal_shift, drop_path * built / (total - 1))
+            blocks[-1].append(block)
+            in_channels = block.out_channels
+            built += 1
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -131,29 +211,12 @@ class MobileNetV3Variant:
             UserError: If ``width`` is not positive.
         """
         channels = self.channels(width)
-        total, built = len(self.stem) + sum(len(rows) for rows in self.stages), 0
-
-        def blocks(in_channels: int, rows: tuple[InvertedResidualRow, ...]) -> tuple[list[nn.Module], int]:
-            nonlocal built
-            layers: list[nn.Module] = []
-            for row in rows:
-                block = InvertedResidual(in_channels, row, width, temporal_shift, drop_path * built / (total - 1))
-                layers.append(block)
-                in_channels = block.out_channels
-                built += 1
-            return layers, in_channels
-
         first = make_divisible(self.stem_channels * width)
-        stem, out_channels = blocks(first, self.stem)
-        stages = []
-        for i, rows in enumerate(self.stages):
-            layers, out_channels = blocks(out_channels, rows)
-            if i == len(self.stages) - 1:
-                layers.append(_conv_norm(out_channels, channels[-1], activation=nn.Hardswish))
-            stages.append(BlockSequence(*layers))
+        stem, *stages = inverted_residuals(first, (self.stem, *self.stages), width, temporal_shift, drop_path)
+        stages[-1].append(conv_norm(make_divisible(self.stages[-1][-1].out * width), channels[-1], activation=nn.Hardswish))
         branch = FeatureBranch(
-            nn.Sequential(_conv_norm(3, first, 3, 2, activation=nn.Hardswish), *stem),
-            stages,
+            nn.Sequential(conv_norm(3, first, 3, 2, activation=nn.Hardswish), *stem),
+            [BlockSequence(*blocks) for blocks in stages],
             channels,
             strides=self.strides,
             head_channels=make_divisible(self.head_channels * width),

@@ -9,6 +9,7 @@ import torch
 from dynperceiver_runtime import UserError
 
 from .base import FeatureBranchVariant, FeatureShapes
+from .efficientnet_lite import EfficientNetLiteVariant
 from .mobilenet_v3 import InvertedResidualRow as Row
 from .mobilenet_v3 import MobileNetV3Variant
 from .regnet import RegNetYVariant
@@ -88,5 +89,10 @@ for _variant in (
             (Row(5, 960, 160, True, True, 1), Row(5, 960, 160, True, True, 1)),
         ),
     ),
+    EfficientNetLiteVariant('efficientnet_lite0', channel_factor=1.0, depth_factor=1.0, image_size=224, dropout=0.2),
+    EfficientNetLiteVariant('efficientnet_lite1', channel_factor=1.0, depth_factor=1.1, image_size=240, dropout=0.2),
+    EfficientNetLiteVariant('efficientnet_lite2', channel_factor=1.1, depth_factor=1.2, image_size=260, dropout=0.3),
+    EfficientNetLiteVariant('efficientnet_lite3', channel_factor=1.2, depth_factor=1.4, image_size=280, dropout=0.3),
+    EfficientNetLiteVariant('efficientnet_lite4', channel_factor=1.4, depth_factor=1.8, image_size=300, dropout=0.3),
 ):
     register_feature_branch(_variant)

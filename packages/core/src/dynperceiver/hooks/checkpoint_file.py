@@ -11,7 +11,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from dynperceiver_runtime import FileError, UserError
+from dynperceiver_runtime import FileError, MissingPackageError, UserError
 
 from ..checkpoint import CheckpointError, unreadable_checkpoint, unwrap_checkpoint
 from ..registry import HOOKS
@@ -55,7 +55,7 @@ class CheckpointFileHook(Hook):
         self.filename, self._was_read = filename, False
         try:
             yield
-        except (CheckpointError, FileError, MemoryError, torch.cuda.OutOfMemoryError):
+        except (CheckpointError, FileError, MissingPackageError, MemoryError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
             if not self._was_read:

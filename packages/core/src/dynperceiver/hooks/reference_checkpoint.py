@@ -1,4 +1,4 @@
-"""Load the authors' checkpoints as if they were ours."""
+"""Load checkpoints of the authors and of other libraries as if they were ours."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ from torch import Tensor, nn
 
 from dynperceiver_runtime import UserError
 
-from ..checkpoint import CheckpointError, convert_from_reference, is_reference_state_dict, unwrap_checkpoint, weights_names
-from ..models import DynPerceiver, find_networks
+from ..checkpoint import (
+    CheckpointError,
+    convert_from_reference,
+    convert_from_trunk,
+    find_trunk_names,
+    is_reference_state_dict,
+    unwrap_checkpoint,
+    weights_names,
+)
+from ..models import DynPerceiver, StaticTrunk, find_networks
 from ..registry import HOOKS
 from .checkpoint_file import checkpoint_name
 
@@ -30,8 +38,9 @@ class ReferenceCheckpointHook(Hook):
     """Convert the authors' checkpoint while it is loaded, so that ``tools/test.py`` and ``load_from`` take their files as they are.
 
     Names become ours, and get the prefix under which the network stands in the model (``backbone.`` in a classifier or recognizer). A
-    file of a bare network under our names, as ``tools/convert_checkpoint.py`` writes it, gets that prefix, too. All other files are left
-    alone. It comes before ``EMAHook``, whose averaged weights start as what this hook has made: a test with it tests these weights.
+    file of a bare network under our names, as ``tools/convert_checkpoint.py`` writes it, gets that prefix, too. The file of a CNN of
+    another library (:data:`~dynperceiver.checkpoint.TRUNK_NAMES`) goes into a backbone-only baseline. All other files are left alone. It
+    comes before ``EMAHook``, whose averaged weights start as what this hook has made: a test with it tests these weights.
 
     Args:
         weights: Which weights of the authors' file to take, ``'model'`` or ``'model_ema'``; by default the averaged ones
@@ -49,19 +58,22 @@ class ReferenceCheckpointHook(Hook):
         Raises:
             CheckpointError: If the file is to be resumed from, has none of the wanted weights, or the model has no place for them.
         """
-        name = checkpoint_name(runner)
+        name, is_trunk = checkpoint_name(runner), False
         try:
             state_dict = unwrap_checkpoint(checkpoint)
             if is_reference_state_dict(state_dict):
                 converted, source = convert_from_reference(checkpoint, self.weights), self._say_which(checkpoint)
             elif OWN_KEY in state_dict:
                 converted, source = state_dict, 'the weights of a bare network'
+            elif (names := find_trunk_names(state_dict)) is not None and _has_network(runner.model):
+                converted, source = convert_from_trunk(state_dict), f'a CNN under the names of {" and ".join(names.libraries)}'
+                is_trunk = True
             else:
                 return
         except UserError as error:
             raise CheckpointError(f'{name}: {error}') from error
         model = _innermost(runner.model)
-        prefix, network = _network_in(model, name)
+        prefix, network = _trunk_in(model, name) if is_trunk else _network_in(model, name)
         if source == 'the weights of a bare network' and not prefix:
             return
         if runner._resume:
@@ -70,7 +82,7 @@ class ReferenceCheckpointHook(Hook):
                 'To start a new training from it, set load_from=FILE in the config (--cfg-options load_from=FILE) and leave out --resume'
             )
         _check_rest(runner, model, prefix, name)
-        unused: tuple[str, ...] = network.unused_prefixes
+        unused: tuple[str, ...] = () if isinstance(network, StaticTrunk) else network.unused_prefixes
         weights = {prefix + key: value for key, value in converted.items() if not key.startswith(unused)}
         _replace(checkpoint, weights)
         place = f'into {prefix.rstrip(".")} of the model' if prefix else 'into the model'
@@ -95,6 +107,11 @@ def _innermost(model: nn.Module) -> nn.Module:
     return model
 
 
+def _has_network(model: nn.Module) -> bool:
+    """Whether a model has a network of ours; others may have the names of other libraries themselves."""
+    return any(isinstance(module, DynPerceiver | StaticTrunk) for module in model.modules())
+
+
 def _network_in(model: nn.Module, checkpoint: str) -> tuple[str, DynPerceiver]:
     """Prefix of the one Dyn-Perceiver in a model, and the network."""
     found = find_networks(model)
@@ -105,6 +122,18 @@ def _network_in(model: nn.Module, checkpoint: str) -> tuple[str, DynPerceiver]:
         )
     ((name, network),) = found.items()
     return (f'{name}.' if name else ''), network
+
+
+def _trunk_in(model: nn.Module, checkpoint: str) -> tuple[str, StaticTrunk]:
+    """Prefix of the one backbone-only baseline in a model, and the baseline."""
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, StaticTrunk)]
+    if len(found) != 1:
+        raise CheckpointError(
+            f'{checkpoint} has the weights of a CNN alone, but {type(model).__name__} has {len(found)} backbone-only baselines; to start a '
+            "training of another network from it, set init_cfg=dict(type='dynperceiver.ImageCheckpoint', checkpoint=...)"
+        )
+    ((name, trunk),) = found
+    return (f'{name}.' if name else ''), trunk
 
 
 def _check_rest(runner: Runner, model: nn.Module, prefix: str, checkpoint: str) -> None:

@@ -55,11 +55,18 @@ class Attention(nn.Module):
             return tokens_BNC.unsqueeze(1)
         return torch.unflatten(tokens_BNC, 2, (self.num_heads, -1)).transpose(1, 2)
 
-    def forward(self, query_BNC: Tensor, kv_BMC: Tensor) -> Tensor:
-        """Attend from (B, N, query_channels) to (B, M, kv_channels); returns (B, N, query_channels)."""
+    def forward(self, query_BNC: Tensor, kv_BMC: Tensor, position_1MC: Tensor | None = None) -> Tensor:
+        """Attend from (B, N, query_channels) to (B, M, kv_channels); returns (B, N, query_channels).
+
+        Args:
+            query_BNC: The query.
+            kv_BMC: Keys and values.
+            position_1MC: Added to the projected keys, shape (1, M, qk_channels). Default: the learned one, if there is one.
+        """
         key = self.k_proj(kv_BMC)
-        if self.relative_position_bias is not None:
-            key = key + self.relative_position_bias
+        position_1MC = self.relative_position_bias if position_1MC is None else position_1MC
+        if position_1MC is not None:
+            key = key + position_1MC
         mixed = F.scaled_dot_product_attention(self._split(self.q_proj(query_BNC)), self._split(key), self._split(self.v_proj(kv_BMC)))
         merged_BNC = mixed.squeeze(1) if self.num_heads == 1 else mixed.transpose(1, 2).flatten(2)
         output: Tensor = self.o_proj(merged_BNC)
@@ -81,25 +88,33 @@ class AttentionMlp(nn.Module):
 
 
 class CrossAttentionLayer(nn.Module):
-    """Pre-norm cross-attention with a residual on the query, then an MLP (widening 1) with a residual; one head.
+    """Pre-norm cross-attention with a residual on the query, then an MLP (widening 1) with a residual.
 
     Args:
         query_channels: Channels of the query, and of the output.
         kv_channels: Channels of keys and values.
         qk_channels: Projected channels; default ``query_channels``.
         num_kv_tokens: See :class:`Attention`.
+        num_heads: See :class:`Attention`.
     """
 
-    def __init__(self, query_channels: int, kv_channels: int, qk_channels: int | None = None, num_kv_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        query_channels: int,
+        kv_channels: int,
+        qk_channels: int | None = None,
+        num_kv_tokens: int | None = None,
+        num_heads: int = 1,
+    ) -> None:
         super().__init__()
         self.q_norm = nn.LayerNorm(query_channels)
         self.kv_norm = nn.LayerNorm(kv_channels)
-        self.attention = Attention(1, query_channels, kv_channels, qk_channels, num_kv_tokens)
+        self.attention = Attention(num_heads, query_channels, kv_channels, qk_channels, num_kv_tokens)
         self.mlp = AttentionMlp(query_channels, widening=1)
 
-    def forward(self, query_BNC: Tensor, kv_BMC: Tensor) -> Tensor:
-        """Refine (B, N, query_channels) by (B, M, kv_channels); returns the query's shape."""
-        query_BNC = query_BNC + self.attention(self.q_norm(query_BNC), self.kv_norm(kv_BMC))
+    def forward(self, query_BNC: Tensor, kv_BMC: Tensor, position_1MC: Tensor | None = None) -> Tensor:
+        """Refine (B, N, query_channels) by (B, M, kv_channels); returns the query's shape. See :class:`Attention` for the positions."""
+        query_BNC = query_BNC + self.attention(self.q_norm(query_BNC), self.kv_norm(kv_BMC), position_1MC)
         output: Tensor = query_BNC + self.mlp(query_BNC)
         return output
 

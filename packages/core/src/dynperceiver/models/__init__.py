@@ -3,7 +3,16 @@
 from ..feature_branches import build_feature_branch  # registers dynperceiver.FeatureBranch
 from .build import build_model
 from .dyn_perceiver import DynPerceiver, Segment
-from .exits import EarlyFeatureExit, ExitHeads, FeatureExit, ForwardKnowledgeTransfer, LatentExit, MergedExit
+from .exits import (
+    EarlyFeatureExit,
+    ExitHeads,
+    FeatureExit,
+    ForwardKnowledgeTransfer,
+    JoinedExit,
+    LatentExit,
+    MergedExit,
+    ProbeExit,
+)
 from .finding import NetworkError, find_network, find_networks, network_with_exits
 from .latent_branch import LatentBranch
 from .segment_parts import PAPER_SEGMENTS, SegmentParts, Step
@@ -16,10 +25,12 @@ __all__ = [
     'ExitHeads',
     'FeatureExit',
     'ForwardKnowledgeTransfer',
+    'JoinedExit',
     'LatentBranch',
     'LatentExit',
     'MergedExit',
     'NetworkError',
+    'ProbeExit',
     'Segment',
     'SegmentParts',
     'StaticTrunk',

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dynperceiver_runtime import UserError
 
 from ..feature_branches import FeatureBranch, check_levels
-from ..structures import NetworkState
+from ..structures import NetworkState, TrunkOutputs
 from .exits import ExitHeads
 from .latent_branch import LatentBranch
 from .segment_parts import PAPER_SEGMENTS, Step, publish_segments
@@ -40,7 +40,7 @@ class Segment(nn.Module):
         object.__setattr__(self, 'network', network)  # a plain attribute: a registered one would close a circle of modules
         self.number = number
 
-    def forward(self, state: NetworkState | Tensor) -> tuple[Tensor | None, NetworkState]:
+    def forward(self, state: NetworkState | Tensor | TrunkOutputs) -> tuple[Tensor | None, NetworkState]:
         """Advance a state (or a batch of images, for segment 1).
 
         Returns:
@@ -48,7 +48,7 @@ class Segment(nn.Module):
             pyramid; and the state for the next segment.
         """
         network: DynPerceiver = self.__dict__['network']
-        if isinstance(state, Tensor):
+        if not isinstance(state, NetworkState):
             state = network.start(state)
         state = network.advance(self.number, state)
         if network.exits is None or state.pyramid is not None:
@@ -75,6 +75,7 @@ class DynPerceiver(nn.Module):
         num_frames: Frames per clip, T. With T > 1 the rows of a batch are clips times frames, every exit averages its logits over
             the frames of a clip, and the logits handed on by knowledge transfer stay per frame. 1 for images.
         steps: What each segment does.
+        frozen_trunk: Whether the CNN and its classifier stay as they are in training.
 
     Attributes:
         segments: The segments, as modules.
@@ -91,6 +92,7 @@ class DynPerceiver(nn.Module):
         exits: ExitHeads | None,
         num_frames: int = 1,
         steps: Sequence[Sequence[Step]] = PAPER_SEGMENTS,
+        frozen_trunk: bool = False,
     ) -> None:
         super().__init__()
         self.feature_branch = feature_branch
@@ -99,7 +101,22 @@ class DynPerceiver(nn.Module):
         self.num_frames = num_frames
         self.segment_parts = publish_segments(steps, None if exits is None else list(exits))
         self.segments = nn.ModuleList(Segment(self, parts.number) for parts in self.segment_parts)
+        self.frozen_trunk = frozen_trunk
+        if frozen_trunk:
+            feature_branch.freeze_stages(feature_branch.num_stages)
+            for part in self._frozen_exits():
+                part.requires_grad_(False).eval()
         self._written = frozenset(stage for parts in self.segment_parts for stage in parts.stages('write'))
+
+    def _frozen_exits(self) -> list[nn.Module]:
+        return [self.exits[self.exits.trunk_exit_index]] if self.frozen_trunk and self.exits is not None else []
+
+    def train(self, mode: bool = True) -> DynPerceiver:
+        """Training or evaluation mode; a frozen trunk stays in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen_exits():
+            part.eval()
+        return self
 
     @property
     def num_exits(self) -> int:
@@ -140,24 +157,29 @@ class DynPerceiver(nn.Module):
                 if step.stage == stage:
                     yield from (attrgetter(name)(self) for name in step.modules)
 
-    def start(self, images_BCHW: Tensor, collect_pyramid: bool = False, levels: Sequence[int] = (1, 2, 3, 4)) -> NetworkState:
+    def start(
+        self, images_BCHW: Tensor | TrunkOutputs, collect_pyramid: bool = False, levels: Sequence[int] = (1, 2, 3, 4)
+    ) -> NetworkState:
         """The state before segment 1.
 
         Args:
-            images_BCHW: Images or frames, shape (B, 3, H, W), B a multiple of ``num_frames``.
+            images_BCHW: Images or frames, shape (B, 3, H, W), B a multiple of ``num_frames``. Or what the CNN gave for them before, with
+                the maps that the latent code reads.
             collect_pyramid: Collect feature maps on the way and evaluate no exit.
             levels: Numbers i of the maps x_i to collect then, in rising order; 0 is the stem's.
 
         Raises:
             ValueError: If the shape is not that of whole samples.
         """
-        if images_BCHW.dim() != 4 or images_BCHW.shape[0] % self.num_frames:
-            raise UserError(
-                f'input of shape {tuple(images_BCHW.shape)}: pass images as (B, 3, H, W), for video with the frames of the clips in the '
-                f'batch axis (B = clips * {self.num_frames})'
-            )
-        # With channels-last images every convolution stays channels-last, and maps become tokens and back without a copy.
-        images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
+        if isinstance(images_BCHW, TrunkOutputs):
+            return NetworkState(next(iter(images_BCHW.maps.values())), num_frames=self.num_frames, trunk_outputs=images_BCHW)
+        input_dims = self.feature_branch.input_dims
+        if images_BCHW.dim() != input_dims or images_BCHW.shape[0] % self.num_frames:
+            expected = 'images as (B, 3, H, W), for video with the frames of the clips in the batch axis'
+            if input_dims == 5:
+                expected = 'clips as (B, 3, T, H, W)'
+            raise UserError(f'input of shape {tuple(images_BCHW.shape)}: pass {expected} (B = clips * {self.num_frames})')
+        images_BCHW = self.feature_branch.lay_out(images_BCHW)
         return NetworkState(images_BCHW, num_frames=self.num_frames, pyramid=() if collect_pyramid else None, levels=tuple(levels))
 
     def advance(self, number: int, state: NetworkState) -> NetworkState:
@@ -175,8 +197,11 @@ class DynPerceiver(nn.Module):
     def _take(self, step: Step, state: NetworkState) -> NetworkState:
         branch, stage, feature, latent = self.latent_branch, step.stage, state.feature_BCHW, state.latent_BNC
         if step.operation == 'stem':
-            state = state.collect(0, self.feature_branch.stem(feature))
+            if state.trunk_outputs is None:
+                state = state.collect(0, self.feature_branch.stem(feature))
             return state.evolve(latent_BNC=branch.start(state.feature_BCHW))
+        if step.operation == 'cnn' and state.trunk_outputs is not None:
+            return state.evolve(feature_BCHW=state.trunk_outputs.maps.get(stage, feature))
         if step.operation == 'cnn':
             feature = self.feature_branch.stages[stage - 1](feature)
             return state.evolve(feature_BCHW=feature) if stage in self._written else state.collect(stage, feature)
@@ -190,6 +215,8 @@ class DynPerceiver(nn.Module):
     def classify(self, number: int, state: NetworkState) -> Tensor:
         """Per-row logits (B, K) of exit ``number`` (from 1) from the state after that segment."""
         assert self.exits is not None
+        if state.trunk_outputs is not None and number - 1 == self.exits.trunk_exit_index:
+            return state.trunk_outputs.logits_BK
         inputs = (getattr(state, name) for name in self.segment_parts[number - 1].exit_reads)
         logits_BK: Tensor = self.exits[number - 1](*inputs)
         return logits_BK
@@ -200,11 +227,11 @@ class DynPerceiver(nn.Module):
             logits_SK, state = segment(state)
             yield logits_SK, state
 
-    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images_BCHW: Tensor | TrunkOutputs) -> tuple[Tensor, ...]:
         """All exits.
 
         Args:
-            images_BCHW: Images or frames, shape (B, 3, H, W).
+            images_BCHW: Images or frames, shape (B, 3, H, W), or what the CNN gave for them before; see :meth:`start`.
 
         Returns:
             Logits of shape (S, classes), one per exit in their order, S = B / num_frames.

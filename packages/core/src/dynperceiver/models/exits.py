@@ -9,8 +9,12 @@ Shape suffixes: B rows, C channels, H/W feature size, N latent tokens, K classes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from ..layers import IMAGE_LAYOUT, MapLayout
 
 __all__ = [
     'EARLY_EXITS',
@@ -19,8 +23,10 @@ __all__ = [
     'ExitHeads',
     'FeatureExit',
     'ForwardKnowledgeTransfer',
+    'JoinedExit',
     'LatentExit',
     'MergedExit',
+    'ProbeExit',
     'init_classifiers',
 ]
 
@@ -98,7 +104,76 @@ class EarlyFeatureExit(EarlyExit):
         return code.mean((2, 3))
 
 
-EARLY_EXITS: dict[str, type[EarlyExit]] = {'latent': LatentExit, 'feature': EarlyFeatureExit}
+class JoinedExit(nn.Module):
+    """Early exit of the lean form: the mean of the normalised code, joined by the batch-normalised mean of the map that it read last.
+
+    Args:
+        latent_channels: Channels of the code.
+        feature_channels: Channels of the map.
+        num_classes: Classes.
+        dropout: Dropout before the Linear.
+        layout: Order of the map's axes.
+    """
+
+    reads = ('latent_BNC', 'feature_BCHW')
+    hands_on = False
+
+    def __init__(
+        self, latent_channels: int, feature_channels: int, num_classes: int, dropout: float = 0.0, layout: MapLayout = IMAGE_LAYOUT
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.latent_norm = nn.LayerNorm(latent_channels)
+        self.feature_norm = nn.BatchNorm1d(feature_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.joined_classifier = nn.Linear(latent_channels + feature_channels, num_classes)
+
+    def forward(self, latent_BNC: Tensor, feature: Tensor) -> Tensor:
+        """Classify a code (B, N, C) and a map; returns (B, K)."""
+        pooled_BC = torch.cat((self.latent_norm(latent_BNC).mean(1), self.feature_norm(self.layout.mean(feature))), 1)
+        logits_BK: Tensor = self.joined_classifier(self.dropout(pooled_BC))
+        return logits_BK
+
+
+class ProbeExit(nn.Module):
+    """Early exit on the map alone, to compare others with: a linear or two-layer probe on its batch-normalised mean.
+
+    Args:
+        feature_channels: Channels of the map.
+        num_classes: Classes.
+        hidden_channels: Width of the layer between; ``None`` for a linear probe.
+        dropout: Dropout before the last Linear.
+        layout: Order of the map's axes.
+    """
+
+    reads = ('feature_BCHW',)
+    hands_on = False
+
+    def __init__(
+        self,
+        feature_channels: int,
+        num_classes: int,
+        hidden_channels: int | None = None,
+        dropout: float = 0.0,
+        layout: MapLayout = IMAGE_LAYOUT,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.feature_norm = nn.BatchNorm1d(feature_channels)
+        layers = [] if hidden_channels is None else [nn.Linear(feature_channels, hidden_channels), nn.GELU()]
+        self.hidden = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout)
+        self.probe_classifier = nn.Linear(hidden_channels or feature_channels, num_classes)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Classify a map; returns (B, K)."""
+        logits_BK: Tensor = self.probe_classifier(self.dropout(self.hidden(self.feature_norm(self.layout.mean(feature)))))
+        return logits_BK
+
+
+EARLY_EXITS: tuple[str, ...] = ('latent', 'feature', 'joined', 'probe')
+"""What early exits may classify: the latent code (the paper's network), the feature map (its Table 2), both (the lean form), or the map
+by a probe that no latent code is needed for (to compare with)."""
 
 
 class FeatureExit(nn.Module):
@@ -168,44 +243,70 @@ class MergedExit(nn.Module):
 
 
 class ExitHeads(nn.ModuleList):
-    """The exits of the paper's network, which are four.
+    """The exits of a network: early ones, the CNN's own, and behind it one that joins both branches. The default is those of the paper's
+    network, which are four.
 
     Args:
-        channels: Channels of x_0 .. x_4.
+        channels: Channels of x_0 .. x_4, or of as many maps as the CNN has.
         num_classes: Classes.
-        fkt: Whether exits 2 and 4 receive the logits of exits 1 and 2.
+        fkt: Whether the early exits, and the merged one, receive the logits of the early exit before.
         hidden_channels: See :class:`FeatureExit` and :class:`MergedExit`.
         dropout: Dropout of the feature head, and of every two-layer head.
-        early_exits: Branch of exits 1 and 2: ``'latent'`` (the paper's network) or ``'feature'`` (its Table 2).
+        early_exits: What the early exits classify, see :data:`EARLY_EXITS`.
+        joined_dropout: Dropout of joined exits and probes.
+        probe_channels: Hidden width of probes; ``None`` for linear ones.
+        exit_stages: Stages (from 1) of the latent code that an early exit follows; stage i reads x_{i-1}.
+        widths: Channels of the code in each stage. Default: those of the maps.
+        merges: Whether there is a merged exit.
+        layouts: Layouts of the maps. Default: all BCHW.
+        trunk_exit: The CNN's own classifier, which keeps its weights. Default: a new :class:`FeatureExit`.
+
+    Attributes:
+        trunk_exit_index: Index, from 0, of the exit that is the CNN's own classifier: with it alone, the CNN is the baseline of the
+            network.
     """
 
     def __init__(
         self,
-        channels: tuple[int, ...],
+        channels: Sequence[int],
         num_classes: int,
         fkt: bool = True,
         hidden_channels: int | None = None,
         dropout: float = 0.0,
         early_exits: str = 'latent',
+        *,
+        joined_dropout: float = 0.0,
+        probe_channels: int | None = None,
+        exit_stages: Sequence[int] = (3, 4),
+        widths: Sequence[int] | None = None,
+        merges: bool = True,
+        layouts: Sequence[MapLayout] | None = None,
+        trunk_exit: nn.Module | None = None,
     ) -> None:
-        fkt_channels = channels[3] if fkt else None
-        early_exit = EARLY_EXITS[early_exits]
-        # x_2 and x_3 have the channels of the latent code in stages 3 and 4, so that the exits of either branch are of one size.
-        super().__init__(
-            [
-                early_exit(channels[2], num_classes),
-                early_exit(channels[3], num_classes, fkt_channels),
-                FeatureExit(channels[4], num_classes, hidden_channels, dropout),
-                MergedExit(channels[4], channels[3], num_classes, fkt_channels, hidden_channels, dropout),
-            ]
-        )
+        widths = channels if widths is None else widths
+        layouts = (IMAGE_LAYOUT,) * len(channels) if layouts is None else layouts
+        fkt_channels = channels[exit_stages[-1] - 1] if fkt else None
+        heads: list[nn.Module] = []
+        for stage in exit_stages:
+            width, map_channels, transferred = widths[stage - 1], channels[stage - 1], fkt_channels if heads else None
+            if early_exits == 'joined':
+                heads.append(JoinedExit(width, map_channels, num_classes, joined_dropout, layouts[stage - 1]))
+            elif early_exits == 'probe':
+                heads.append(ProbeExit(map_channels, num_classes, probe_channels, joined_dropout, layouts[stage - 1]))
+            elif early_exits == 'feature':
+                heads.append(EarlyFeatureExit(map_channels, num_classes, transferred))
+            else:
+                heads.append(LatentExit(width, num_classes, transferred))
+        trunk_exit_index = len(heads)
+        heads.append(FeatureExit(channels[-1], num_classes, hidden_channels, dropout) if trunk_exit is None else nn.Identity())
+        if merges:
+            heads.append(MergedExit(channels[-1], widths[len(channels) - 2], num_classes, fkt_channels, hidden_channels, dropout))
+        super().__init__(heads)
         self.num_classes = num_classes
+        self.trunk_exit_index = trunk_exit_index
         init_classifiers(self)
-
-    @property
-    def trunk_exit_index(self) -> int:
-        """Index, from 0, of the exit that is the CNN's own classifier: with it alone, the CNN is the baseline of the network."""
-        return next(index for index, exit_head in enumerate(self) if isinstance(exit_head, FeatureExit))
+        if trunk_exit is not None:
+            self[trunk_exit_index] = trunk_exit
 
 
 def init_classifiers(heads: nn.Module) -> None:

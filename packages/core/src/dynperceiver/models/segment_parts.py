@@ -11,7 +11,7 @@ from typing import Any
 from ..feature_branches import FeatureBranch
 from .latent_branch import LatentBranch
 
-__all__ = ['PAPER_SEGMENTS', 'SegmentParts', 'Step', 'cnn', 'expand', 'publish_segments', 'read', 'stem', 'write']
+__all__ = ['PAPER_SEGMENTS', 'SegmentParts', 'Step', 'cnn', 'expand', 'publish_segments', 'read', 'segment_steps', 'stem', 'write']
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,48 @@ def cnn(stage: int) -> Step:
     return Step('cnn', stage, (f'feature_branch.{FeatureBranch.stage_module(stage)}',))
 
 
-def _latent(operation: str, stage: int) -> Step:
-    return Step(operation, stage, tuple(f'latent_branch.{name}' for name in LatentBranch.stage_modules(operation, stage)))
+def _latent(operation: str, stage: int, num_stages: int = 4) -> Step:
+    return Step(operation, stage, tuple(f'latent_branch.{name}' for name in LatentBranch.stage_modules(operation, stage, num_stages)))
 
 
 read, expand, write = (partial(_latent, operation) for operation in ('read', 'expand', 'write'))
 
-PAPER_SEGMENTS: tuple[tuple[Step, ...], ...] = (
-    (stem(), read(1), cnn(1), expand(1), write(1), read(2), cnn(2), expand(2), write(2), read(3)),
-    (cnn(3), expand(3), write(3), read(4)),
-    (cnn(4),),
-    (write(4),),
-)
-"""What the segments of the paper's network do (section 3.3), each up to where its exit has all that it classifies."""
+
+def segment_steps(
+    num_stages: int = 4,
+    read_stages: Sequence[int] = (1, 2, 3, 4),
+    exit_stages: Sequence[int] = (3, 4),
+    *,
+    expands: bool = True,
+    writes: bool = True,
+    merges: bool = True,
+) -> tuple[tuple[Step, ...], ...]:
+    """What the segments of a network do, each up to where its exit has all that it classifies; the default is the paper's (section 3.3).
+
+    Args:
+        num_stages: Stages of the CNN.
+        read_stages: Stages (from 1) of the latent code; stage i reads x_{i-1}.
+        exit_stages: Stages at whose beginning an early exit stands, behind the read.
+        expands: Whether the code changes its shape between stages.
+        writes: Whether it is written to the CNN's maps.
+        merges: Whether a last exit joins both branches behind the CNN's own.
+    """
+    segments: list[list[Step]] = [[stem()]]
+    for stage in range(1, num_stages + 1):
+        if stage in read_stages:
+            segments[-1].append(read(stage))
+        if stage in exit_stages:
+            segments.append([])
+        segments[-1].append(cnn(stage))
+        if stage < num_stages:
+            segments[-1] += [expand(stage, num_stages)] * expands + [write(stage, num_stages)] * writes
+    if merges:
+        segments.append([write(num_stages, num_stages)] * writes)
+    return tuple(map(tuple, segments))
+
+
+PAPER_SEGMENTS = segment_steps()
+"""What the segments of the paper's network do."""
 
 
 @dataclass(frozen=True)

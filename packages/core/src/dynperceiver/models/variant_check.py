@@ -15,7 +15,6 @@ from ..structures import CLASSES_KEYS, PARTS
 __all__ = ['check_same_variant', 'unused_prefixes']
 
 
-
 def _listing(names: Iterable[str], limit: int = 8) -> str:
     names = list(names)
     more = f' and {len(names) - limit} more' if len(names) > limit else ''

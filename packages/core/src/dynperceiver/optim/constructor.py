@@ -16,7 +16,8 @@ __all__ = ['GroupedOptimWrapperConstructor', 'merge_param_groups']
 
 
 def _is_of_no_single_parameter(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith('paramwise_options')
+    text = str(record.msg)
+    return not text.startswith('paramwise_options') and not text.endswith('is skipped since its requires_grad=False')
 
 
 def _hashable(value: Any) -> Hashable:

@@ -16,8 +16,9 @@ except ImportError as error:
 
 __all__ = ['FORBIDDEN', 'ExportError', 'check_graph', 'clean_graph', 'read_inputs']
 
+SHAPES = 'arithmetic on shapes'
 FORBIDDEN = {
-    **dict.fromkeys(('Shape', 'Size', 'Range', 'ConstantOfShape', 'Expand', 'NonZero'), 'arithmetic on shapes'),
+    **dict.fromkeys(('Shape', 'Size', 'Range', 'ConstantOfShape', 'Expand', 'NonZero'), SHAPES),
     **dict.fromkeys(('ScatterND', 'ScatterElements', 'Loop', 'If', 'Scan'), 'writing in place, or control flow'),
     **dict.fromkeys(('Dropout', 'Identity'), 'what has no place in inference'),
 }
@@ -56,17 +57,19 @@ def read_inputs(model: Any) -> tuple[str, ...]:
     return tuple(str(value.name) for value in model.graph.inputs)
 
 
-def check_graph(model: Any, number: int) -> None:
+def check_graph(model: Any, number: int, computes_shapes: bool = False) -> None:
     """Check that a segment's graph computes on numbers alone.
 
     Args:
         model: An ``onnx_ir.Model``.
         number: The segment's number, for the message.
+        computes_shapes: Whether it may compute with shapes, as the code of other libraries does.
 
     Raises:
         ExportError: If it has an operator of :data:`FORBIDDEN`, or passes an input on.
     """
-    found = Counter(node.op_type for node in model.graph.all_nodes() if node.op_type in FORBIDDEN)
+    forbidden = {name for name, what in FORBIDDEN.items() if not (computes_shapes and what == SHAPES)}
+    found = Counter(node.op_type for node in model.graph.all_nodes() if node.op_type in forbidden)
     if found:
         listed = ', '.join(f'{count} {name} ({FORBIDDEN[name]})' for name, count in sorted(found.items()))
         raise ExportError(

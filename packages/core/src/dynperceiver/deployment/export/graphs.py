@@ -20,6 +20,8 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ...layers import without_global_hooks
 from ...models import DynPerceiver
 from ...structures import NetworkState
@@ -52,19 +54,30 @@ class ExportedGraph:
         return len(self.model.graph)
 
 
+def _channels_last(feature: Tensor) -> Tensor:
+    """A map of images (B, C, H, W) as it travels; anything else, such as tokens, travels as it is."""
+    return feature.permute(0, 2, 3, 1) if feature.dim() == 4 else feature
+
+
+def _channels_first(feature: Tensor) -> Tensor:
+    return feature.permute(0, 3, 1, 2) if feature.dim() == 4 else feature
+
+
 class SegmentGraph(nn.Module):
     """A segment with arrays in the place of a state.
 
     Args:
         network: The network, folded.
         number: The segment's number, from 1.
+        given: Entries of the state before, for all segments but the first.
         entries: Entries of the next state to return after the logits.
     """
 
-    def __init__(self, network: DynPerceiver, number: int, entries: Sequence[str] = ()) -> None:
+    def __init__(self, network: DynPerceiver, number: int, given: Sequence[str] = ENTRIES, entries: Sequence[str] = ()) -> None:
         super().__init__()
         self.network = network
         self.number = number
+        self.given = tuple(given)
         self.entries = tuple(entries)
 
     def advance(self, arrays: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor | None]]:
@@ -73,8 +86,9 @@ class SegmentGraph(nn.Module):
         if self.number == 1:
             state = network.start(arrays[0])
         else:
-            feature_BHWC, latent_BNC, previous_logits_BK = arrays
-            state = NetworkState(feature_BHWC.permute(0, 3, 1, 2), latent_BNC, previous_logits_BK, num_frames=network.num_frames)
+            before = dict(zip(self.given, arrays, strict=True))
+            feature_BCHW = _channels_first(before['feature'])
+            state = NetworkState(feature_BCHW, before['latent'], before.get('previous_logits'), num_frames=network.num_frames)
         logits_SK, after = network.segments[self.number - 1](state)
         pairs = {
             'feature': (state.feature_BCHW, after.feature_BCHW),
@@ -83,11 +97,11 @@ class SegmentGraph(nn.Module):
         }
         changed = {name: None if new is old else new for name, (old, new) in pairs.items()}
         if changed['feature'] is not None:
-            changed['feature'] = changed['feature'].permute(0, 2, 3, 1)
+            changed['feature'] = _channels_last(changed['feature'])
         return logits_SK, changed
 
     def forward(self, *arrays: Tensor) -> tuple[Tensor, ...]:
-        """Images, or feature, latent and previous logits, to the logits and the entries asked for."""
+        """Images, or the entries of the state before, to the logits and the entries asked for."""
         logits_SK, changed = self.advance(arrays)
         outputs = [logits_SK]
         for name in self.entries:
@@ -113,6 +127,20 @@ def _without_chatter() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """An error of ours as it was raised, and not as the exporter reports it."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise type(cause)(str(cause)) from None
+
+
 def export_module(
     module: nn.Module, arrays: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str] | None, num_frames: int, opset: int = 20
 ) -> Any:
@@ -131,7 +159,7 @@ def export_module(
     """
     rows: Any = torch.export.Dim('batch') if num_frames == 1 else num_frames * torch.export.Dim('clips')
     shapes: Any = tuple({0: rows} for _ in arrays)
-    with _without_chatter(), without_global_hooks(), torch.no_grad():
+    with _without_chatter(), without_global_hooks(), torch.no_grad(), _own_errors():
         program = torch.onnx.export(
             module,
             tuple(arrays),
@@ -172,28 +200,29 @@ def export_graphs(network: DynPerceiver, image_size: tuple[int, int], opset: int
     Raises:
         ExportError: If a graph has operators that it must not have.
     """
-    arrays: list[list[Tensor]] = [[torch.zeros(2 * network.num_frames, 3, *image_size)]]
+    states: list[dict[str, Tensor]] = [{'images': torch.zeros(2 * network.num_frames, 3, *image_size)}]
     changes: list[set[str]] = []
     numbers = [parts.number for parts in network.segment_parts]
     with torch.no_grad():
         for number in numbers:
-            _, changed = SegmentGraph(network, number).advance(arrays[-1])
+            before = states[-1]
+            _, changed = SegmentGraph(network, number, tuple(before)).advance(tuple(before.values()))
             changes.append({name for name, array in changed.items() if array is not None})
-            before = dict(zip(ENTRIES, arrays[-1], strict=False))
-            arrays.append([before[name] if array is None else array for name, array in changed.items()])
+            after = {name: before.get(name) if array is None else array for name, array in changed.items()}
+            states.append({name: array for name, array in after.items() if array is not None})
     graphs: list[ExportedGraph] = []
     needed: tuple[str, ...] = ()
     for number in reversed(numbers):
-        changed_names = changes[number - 1]
+        changed_names, before = changes[number - 1], states[number - 1]
         updates = {name: f'next_{name}' for name in needed if name in changed_names}
         if 'previous_logits' in updates and network.num_frames == 1:  # for clips, the output ``logits`` is a mean over the frames
             updates['previous_logits'] = 'logits'
         entries = [name for name, output in updates.items() if output != 'logits']
         keeps = tuple(name for name in needed if name not in changed_names)
-        names = ENTRIES if number > 1 else ('images',)
         outputs = ['logits', *(updates[name] for name in entries)]
-        model = export_module(SegmentGraph(network, number, entries), arrays[number - 1], names, outputs, network.num_frames, opset)
-        check_graph(model, number)
+        segment = SegmentGraph(network, number, tuple(before), entries)
+        model = export_module(segment, tuple(before.values()), tuple(before), outputs, network.num_frames, opset)
+        check_graph(model, number, network.feature_branch.computes_shapes)
         inputs = read_inputs(model)
         graphs.append(ExportedGraph(model, inputs, updates, keeps))
         needed = tuple(name for name in ENTRIES if name in inputs or name in keeps)

@@ -100,8 +100,7 @@ def test_race_against_given_networks(
 def test_a_static_network_sees_its_own_input(files: Any, call_tool: Callable[..., None], tmp_path: Path) -> None:
     out, config = tmp_path / 'all.json', files.folder / 'small.py'
     cfg = Config.fromfile(files.trunk[0], format_python_code=False)
-    for step in cfg.test_dataloader.dataset.pipeline:
-        step.update({'size': 16} if 'size' in step else {})
+    cfg.test_dataloader.dataset.pipeline.insert(1, dict(type='dynperceiver_cls.Resize', size=16))
     config.write_text(cfg.pretty_text)
     call_tool('advise', *files.network, *QUICK, '--out', out, '--static', config, files.trunk[1], '--sizes', '16', '24', '32')
     (row,) = json.loads(out.read_text())['settings']

@@ -3,7 +3,7 @@
 Nothing is measured in here, see :mod:`~dynperceiver.benchmark.race`. Choices are made on the calibration samples; what they are worth is
 judged on other samples, which they never saw.
 
-Shape suffixes: R rounds, E exits, S samples, D draws of a bootstrap.
+Shape suffixes: R rounds, E exits, S samples, P policies.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ POLICY, STATIC, SMALLER = 'policy', 'without exits', 'smaller input'
 MIN_SAVING = 0.02  # of the time: what early exits have to save before a network is deployed that has more parts
 NUM_DRAWS = 2000
 ROUNDING = 1e-9
-MIN_HALF = 20  # samples, below which halves tell less than the whole
+NUM_FOLDS = 4
+MIN_FOLD = 10  # samples, below which folds tell less than the whole
 
 
 @dataclass(frozen=True)
@@ -319,27 +320,27 @@ def policy_candidates(
 ) -> list[Candidate]:
     """Policies of a network for evenly spaced budgets of milliseconds, each only once.
 
-    A policy's accuracy on the samples that it was solved on is too good to choose by. So each half of the calibration samples is answered
-    by policies for the same budgets that were solved on the other half. The policies themselves are solved on all of them.
+    A policy's accuracy on the samples that it was solved on is too good to choose by. So each quarter of the calibration samples is
+    answered by policies for the same budgets that were solved on the others. The policies themselves are solved on all of them.
 
     Args:
         calibration: Samples that policies are solved on.
         judged: Samples that judge.
         exit_ms_RE: See :class:`Candidate`.
         num_budgets: Budgets.
-        seed: Of the halves.
+        seed: Of the quarters.
     """
     costs = np.maximum.accumulate(np.median(exit_ms_RE, axis=0))
     points = tradeoff_curve(calibration, costs, num_budgets)
     accuracies = [point.evaluation.accuracy for point in points]
-    mixed_S = np.random.default_rng(seed).permutation(calibration.num_samples)
-    halves = (mixed_S[::2], mixed_S[1::2])
-    if min(map(len, halves)) >= MIN_HALF:
+    folds = np.array_split(np.random.default_rng(seed).permutation(calibration.num_samples), NUM_FOLDS)
+    if len(folds[-1]) >= MIN_FOLD:
         right = np.zeros(len(points))
-        for solving_S, answering_S in (halves, halves[::-1]):
+        for number, answering_S in enumerate(folds):
             answering = calibration.select(answering_S)
-            for number, point in enumerate(tradeoff_curve(calibration.select(solving_S), costs, num_budgets)):
-                right[number] += evaluate(point.policy, answering, costs).accuracy * len(answering_S)
+            solving = calibration.select(np.concatenate([*folds[:number], *folds[number + 1 :]]))
+            accuracy_P = [evaluate(point.policy, answering, costs).accuracy for point in tradeoff_curve(solving, costs, num_budgets)]
+            right += np.array(accuracy_P) * len(answering_S)
         accuracies = (right / calibration.num_samples).tolist()
     found: dict[tuple[float, ...], Candidate] = {}
     for number, (point, accuracy) in enumerate(zip(points, accuracies, strict=True), 1):

@@ -35,18 +35,17 @@ def sentence(verdict: Verdict, policy_file: str | None = None) -> str:
     where, choice, comparison = f'on {verdict.setting.text()}', verdict.choice, verdict.comparison
     rival = None if verdict.rival is None else verdict.candidates[verdict.rival]
     if choice.has_exits:
-        start = f'Deploy {WITH_EXITS} and {policy_file or choice.name} {where}'
+        start = f'Deploy {WITH_EXITS} and {policy_file or f"{choice.name} (--policy saves it)"} {where}'
         if rival is None or comparison is None:
             return f'{start}: there is no network without exits to compare it with.'
-        gain = f'{_ratio(comparison).format(f"the time of {rival.name}")} at {_accuracy(comparison)}'
         if not verdict.rival_qualifies:
-            return f'{start}: no network without exits is as accurate; it answers in {gain}.'
-        return f'{start}: it answers in {gain}.'
+            return f'{start}: no network without exits is as accurate; the most accurate one, {rival.name}, takes {_against(comparison)}.'
+        return f'{start}: it answers in {_ratio(comparison).format(f"the time of {rival.name}")} at {_accuracy(comparison)}.'
     start = f'Deploy {choice.name} {where}'
     if rival is None or comparison is None:
         return f'{start}: there is no policy to compare it with.'
     if not verdict.rival_qualifies:
-        return f'{start}: no policy is as accurate; the most accurate one would answer {_against(comparison)}.'
+        return f'{start}: no policy is as accurate; the most accurate one would take {_against(comparison)}.'
     return f'{start}: no policy is as accurate at less time; the best one would take {_against(comparison)}.'
 
 

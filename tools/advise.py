@@ -74,8 +74,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work_dir:
         cfg = checkpoint_config(args.config, args.checkpoint, args.cfg_options, work_dir)
         loader = test_loader(cfg)
-        given = [load_static(config, checkpoint, cfg) for config, checkpoint in args.static]
         calibration = build_calibration(cfg)
+        given = [load_static(config, checkpoint, cfg) for config, checkpoint in args.static]
         model, network = calibration.model, network_with_exits(calibration.model)
         say('answers of all exits')
         logits = collect_logits(model, calibration.loader, calibration.fingerprint)

@@ -138,3 +138,11 @@ def test_static_networks_that_do_not_fit_are_named(files: Any, call_tool: Callab
     }.items():
         with pytest.raises(SystemExit, match=message):
             call_tool('advise', *files.network, *QUICK, '--static', *static)
+
+
+def test_a_static_network_that_saw_the_calibration_samples_is_refused(files: Any, call_tool: Callable[..., None], tmp_path: Path) -> None:
+    config = tmp_path / 'seen.py'
+    dataset = dict(data_root=str(files.folder / 'held_out'), data_prefix=dict(img_path='val'), class_folder='train')
+    config.write_text(f"_base_ = ['{files.trunk[0]}']\ntrain_dataloader = dict(dataset={dataset})\n")
+    with pytest.raises(SystemExit, match=r'error: static network .*trunk\.pth: .* of its 12 samples were trained on'):
+        call_tool('advise', *files.network, *QUICK, '--static', config, files.trunk[1])

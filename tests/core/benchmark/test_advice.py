@@ -73,7 +73,8 @@ def test_a_tie_with_a_network_that_is_not_accurate_enough_is_none() -> None:
 
 
 def test_nobody_but_the_trunk_qualifies() -> None:
-    candidates = [policy('early', (3.0, 11.0), (0.5, 0.5), 0.7), static('trunk', 10.0, 0.9), static('small', 5.0, 0.8, kind=SMALLER)]
+    trunk, small = static('trunk', 10.0, 0.9), static('small', 5.0, 0.8, kind=SMALLER)
+    candidates = [policy('early', (3.0, 11.0), (0.5, 0.5), 0.7), trunk, small]
     verdict = Verdict.of(SETTING, candidates)
     assert (verdict.choice.name, verdict.rival, verdict.rival_qualifies) == ('trunk', 0, False)
     assert sentence(verdict) == (
@@ -118,7 +119,8 @@ def test_the_last_words_are_of_the_fastest_engine_for_each_batch_size() -> None:
 def test_what_cannot_be_known() -> None:
     verdict = Verdict.of(SETTING, [static('trunk', 10.0, 0.9), static('small', 9.0, 0.8, kind=SMALLER)])
     text = ' '.join(unknowns([verdict], num_given=0, trunk_differs=True, machine='a machine', skipped={'x at 8x8': 'it cannot run'}))
-    for part in ('No trained static networks', 'trained together with', 'a lower bound', 'x at 8x8 did not race', 'Times hold for a machine'):
+    said = ('No trained static networks', 'trained together with', 'a lower bound', 'x at 8x8 did not race', 'Times hold for a machine')
+    for part in said:
         assert part in text
     assert unknowns([Verdict.of(SETTING, [static('trunk', 10.0, 0.9)])], num_given=1) == []
 

@@ -12,6 +12,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
 
+from dynperceiver_runtime import UserError
+
+from ..calibration.held_out_data import check_held_out
+from ..checkpoint.files import read_checkpoint_file
 from .arguments import UsageError
 from .configs import read_config
 from .models import load_backbone
@@ -90,11 +94,24 @@ def load_static(config: str | Path, checkpoint: str | Path, cfg: Config) -> Stat
     Raises:
         MissingFileError: If a file is missing.
         CheckpointError: If the checkpoint cannot be read.
-        UsageError: If the checkpoint does not fit its config, or a config lacks what is needed.
+        UsageError: If the checkpoint does not fit its config, a config lacks what is needed, or the network was trained on the
+            calibration samples.
     """
     own = read_config(config)
     model = load_backbone(own, checkpoint)
     _require_test(own, str(config))
     pipeline = _innermost(own.test_dataloader.dataset, str(config), 'test_dataloader')['pipeline']
     loaders = [_loader(cfg, f'{name}_dataloader', pipeline) for name in ('calibration', 'test')]
+    _check_not_trained_on(own, checkpoint, loaders[0].dataset)
     return StaticNetwork(Path(config).stem, model, *loaders)
+
+
+def _check_not_trained_on(own: Config, checkpoint: str | Path, dataset: Any) -> None:
+    """What a network was trained on it is too right about to choose by."""
+    meta = read_checkpoint_file(checkpoint).get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    text = meta.get('cfg')
+    try:
+        check_held_out(own, dataset, text if isinstance(text, str) else None, meta.get('split_records'))
+    except UserError as error:
+        raise UsageError(f'static network {checkpoint}: {error}') from error

@@ -123,6 +123,10 @@ def test_what_cannot_be_known() -> None:
     for part in said:
         assert part in text
     assert unknowns([Verdict.of(SETTING, [static('trunk', 10.0, 0.9)])], num_given=1) == []
+    steady, early = static('trunk', 10.0, 0.9), policy('early', (4.0, 4.0), (0.5, 0.5), 0.9)
+    shaken = replace(steady, exit_ms_RE=steady.exit_ms_RE * np.array([[0.6], [0.8], [1.0], [1.2], [1.4]]))
+    for trunk, wanders in ((steady, False), (shaken, True)):
+        assert ('Times wandered' in ' '.join(unknowns([Verdict.of(SETTING, [trunk, early])], num_given=1))) == wanders
 
 
 def test_wrong_drops_are_refused() -> None:
@@ -199,7 +203,7 @@ def test_regret_of_choices_is_small() -> None:
 
 def test_intervals_cover() -> None:
     """Of time and of accuracy, over draws of samples: 95 % intervals miss the truth about once in twenty."""
-    hits, count = [0, 0], 120
+    hits, count = [0, 0, 0], 120
     for seed in range(count):
         generator = np.random.default_rng(seed)
         right_S = generator.random(400) < 0.8
@@ -214,6 +218,8 @@ def test_intervals_cover() -> None:
         gain = 0.08 * 0.2 - 0.04 * 0.8
         hits[0] += found.gain_interval[0] <= gain <= found.gain_interval[1]
         hits[1] += found.ratio_interval[0] <= 0.6 <= found.ratio_interval[1]
+        found = compare(replace(other, exit_ms_RE=0.6 * times_R[:, None] * noise_R2[:, :1]), other, num_draws=400)
+        hits[2] += found.ratio_interval[0] <= 0.6 <= found.ratio_interval[1]
     assert min(hits) >= 0.88 * count, hits
 
 

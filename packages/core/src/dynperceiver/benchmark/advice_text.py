@@ -9,10 +9,11 @@ from .advice import SMALLER, Candidate, Comparison, Verdict, qualifying
 __all__ = ['advice_table', 'final_verdicts', 'sentence', 'unknowns']
 
 WITH_EXITS = 'the network with early exits'
+WIDE_INTERVAL = 0.2  # of a ratio of times
 
 
 def _points(fraction: float) -> str:
-    return f'{100 * fraction:+.1f}'
+    return f'{round(100 * fraction, 1) + 0.0:+.1f}'  # no minus before a zero
 
 
 def _ratio(comparison: Comparison) -> str:
@@ -57,6 +58,11 @@ def _against(comparison: Comparison) -> str:
         (-comparison.gain_interval[1], -comparison.gain_interval[0]), comparison.num_samples,
     )  # fmt: skip
     return f'{_ratio(turned).format("its time")} at {_accuracy(turned)}'
+
+
+def _wanders(comparison: Comparison) -> bool:
+    low, high = comparison.ratio_interval
+    return high - low > WIDE_INTERVAL * comparison.ratio
 
 
 def final_verdicts(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -126,6 +132,8 @@ def unknowns(
     if seen is not None:
         half = (seen.gain_interval[1] - seen.gain_interval[0]) / 2
         found.append(f'{seen.num_samples} samples judged: differences of less than {100 * half:.1f} points of accuracy cannot be told.')
+    if any(_wanders(verdict.comparison) for verdict in verdicts if verdict.comparison is not None):
+        found.append('Times wandered: something else ran meanwhile, or the rounds were few. Repeat it while nothing else runs (--rounds).')
     found += [f'{name} did not race: {why}.' for name, why in (skipped or {}).items()]
     if machine:
         found.append(f'Times hold for {machine}, and include no loading or resizing of images.')

@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 8], metavar='N', help='batch sizes (default: 1 8)')
     sizes_help = 'smaller inputs to try networks without exits on; none to try none (default: seven eighths to half)'
     parser.add_argument('--sizes', nargs='*', type=int, metavar='PIXELS', help=sizes_help)
-    drop_help = 'accuracy that a candidate may lack to the most accurate one; 0.01 is one percentage point (default: %(default)s)'
+    drop_help = 'what a candidate may lack to the most accurate one, or one standard error if that is more (default: %(default)s)'
     parser.add_argument('--max-accuracy-drop', type=float, default=0.005, metavar='X', help=drop_help)
     judge_help = 'fraction of the test samples that judges the choice; always the same ones, 1 for all (default: %(default)s)'
     parser.add_argument('--judge', type=float, default=0.5, metavar='FRACTION', help=judge_help)

@@ -19,7 +19,7 @@ from dynperceiver_runtime.policy.exit_policy import ExitPolicy, PolicyRecord
 from dynperceiver_runtime.policy.exit_rule import first_exit
 
 from ..calibration.budget import tradeoff_curve
-from ..calibration.held_out_scores import HeldOutScores, evaluate
+from ..calibration.held_out_scores import HeldOutScores
 
 __all__ = [
     'POLICY',
@@ -73,7 +73,7 @@ class Candidate:
         exit_ms_RE: Milliseconds per sample that leaves at each exit, round by round, shape (R, E); all candidates of a setting have the
             same rounds. A network without exits has one.
         exit_fractions: Fraction of the calibration samples that leave at each exit.
-        calibration_accuracy: Fraction of the calibration samples that are answered rightly; of a policy where others were solved on.
+        calibration_right_S: Whether each calibration sample is answered rightly, bool; of a policy, where others were solved on.
         exit_S: Exits of the samples that judge, from 0, shape (S,).
         right_S: Whether they are answered rightly, bool, shape (S,).
         scale: Time of batches that narrow, over what the exits' times say of their samples.
@@ -85,7 +85,7 @@ class Candidate:
     kind: str
     exit_ms_RE: np.ndarray
     exit_fractions: tuple[float, ...]
-    calibration_accuracy: float
+    calibration_right_S: np.ndarray
     exit_S: np.ndarray
     right_S: np.ndarray
     scale: float = 1.0
@@ -101,6 +101,11 @@ class Candidate:
     def ms(self) -> float:
         """Milliseconds per sample, as choices are made by: the median over the rounds, for the calibration samples."""
         return float(np.median(self.rounds_ms()))
+
+    @property
+    def calibration_accuracy(self) -> float:
+        """Fraction of the calibration samples that are answered rightly."""
+        return float(self.calibration_right_S.mean())
 
     @property
     def judged_fractions(self) -> tuple[float, ...]:
@@ -176,9 +181,17 @@ def _interval(draws: np.ndarray) -> tuple[float, float]:
 
 
 def qualifying(candidates: Sequence[Candidate], max_accuracy_drop: float) -> list[int]:
-    """Numbers of those whose accuracy on the calibration samples is at most ``max_accuracy_drop`` below the most accurate one's."""
-    least = max(candidate.calibration_accuracy for candidate in candidates) - max_accuracy_drop - ROUNDING
-    return [number for number, candidate in enumerate(candidates) if candidate.calibration_accuracy >= least]
+    """Numbers of those that are accurate enough on the calibration samples: at most ``max_accuracy_drop`` below the most accurate one.
+
+    A difference within one standard error (of the paired difference) is none to choose by, and nobody is left out for it.
+    """
+    best = max(candidates, key=lambda candidate: candidate.calibration_accuracy)
+    able = []
+    for number, candidate in enumerate(candidates):
+        lack_S = best.calibration_right_S.astype(np.int64) - candidate.calibration_right_S
+        if lack_S.mean() <= max(max_accuracy_drop, lack_S.std() / np.sqrt(len(lack_S))) + ROUNDING:
+            able.append(number)
+    return able
 
 
 def choose(candidates: Sequence[Candidate], max_accuracy_drop: float = 0.005) -> int:
@@ -188,7 +201,8 @@ def choose(candidates: Sequence[Candidate], max_accuracy_drop: float = 0.005) ->
 
     Args:
         candidates: Those of one setting.
-        max_accuracy_drop: A fraction: 0.005 is half a point of a percent.
+        max_accuracy_drop: A fraction: 0.005 is half a point of a percent; or one standard error, where the samples are so few that it is
+            more.
 
     Raises:
         UserError: If the drop is no fraction.
@@ -315,6 +329,13 @@ class Verdict:
         return found | dict(num_judged=len(self.choice.right_S), regret=self.regret, best=self.best, candidates=rows)
 
 
+def _right(policy: ExitPolicy, samples: HeldOutScores) -> np.ndarray:
+    """Whether samples are answered rightly under a policy."""
+    exit_S = first_exit(samples.decision_scores, policy.decision_thresholds)
+    right_S: np.ndarray = samples.correct_ES[exit_S, np.arange(samples.num_samples)]
+    return right_S
+
+
 def policy_candidates(
     calibration: HeldOutScores, judged: HeldOutScores, exit_ms_RE: np.ndarray, num_budgets: int = 33, seed: int = 0
 ) -> list[Candidate]:
@@ -332,22 +353,19 @@ def policy_candidates(
     """
     costs = np.maximum.accumulate(np.median(exit_ms_RE, axis=0))
     points = tradeoff_curve(calibration, costs, num_budgets)
-    accuracies = [point.evaluation.accuracy for point in points]
+    right_PS = np.stack([_right(point.policy, calibration) for point in points])
     folds = np.array_split(np.random.default_rng(seed).permutation(calibration.num_samples), NUM_FOLDS)
     if len(folds[-1]) >= MIN_FOLD:
-        right = np.zeros(len(points))
         for number, answering_S in enumerate(folds):
-            answering = calibration.select(answering_S)
             solving = calibration.select(np.concatenate([*folds[:number], *folds[number + 1 :]]))
-            accuracy_P = [evaluate(point.policy, answering, costs).accuracy for point in tradeoff_curve(solving, costs, num_budgets)]
-            right += np.array(accuracy_P) * len(answering_S)
-        accuracies = (right / calibration.num_samples).tolist()
+            answering = calibration.select(answering_S)
+            right_PS[:, answering_S] = [_right(point.policy, answering) for point in tradeoff_curve(solving, costs, num_budgets)]
     found: dict[tuple[float, ...], Candidate] = {}
-    for number, (point, accuracy) in enumerate(zip(points, accuracies, strict=True), 1):
+    for number, (point, right_S) in enumerate(zip(points, right_PS, strict=True), 1):
         exit_S = first_exit(judged.decision_scores, point.policy.decision_thresholds)
         candidate = Candidate(
-            f'policy {number} of {num_budgets}', POLICY, exit_ms_RE, point.evaluation.exit_fractions, accuracy, exit_S,
-            judged.correct_ES[exit_S, np.arange(judged.num_samples)], policy=point.policy, budget_ms=point.budget,
+            f'policy {number} of {num_budgets}', POLICY, exit_ms_RE, point.evaluation.exit_fractions, right_S, exit_S,
+            _right(point.policy, judged), policy=point.policy, budget_ms=point.budget,
         )  # fmt: skip
         found.setdefault(tuple(point.policy.decision_thresholds), candidate)
     return list(found.values())

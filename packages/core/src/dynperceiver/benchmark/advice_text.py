@@ -103,7 +103,9 @@ def advice_table(verdicts: Sequence[Verdict]) -> str:
         head = f'{"ms/sample":>9} {"ratio":>8} {"calibr. %":>10} {"judged %":>10}   {"% at each exit":<20}'
         lines += [verdict.setting.text(), f'  {"":<{width}} {head}'.rstrip()]
         lines += [_row(number, verdict.candidates[number], verdict, able, width) for number in _shown(verdict)]
-        lines += [f'  with hindsight the best choice would have taken {100 / (1 + verdict.regret):.1f} % of this time', '']
+        lack = max(one.accuracy for one in verdict.candidates) - verdict.choice.accuracy
+        lines.append(f'  with hindsight the best choice would have taken {100 / (1 + verdict.regret):.1f} % of this time;')
+        lines += [f'  on the samples that judge, the choice lacks {100 * lack:.1f} points to the most accurate one', '']
     return '\n'.join(lines[:-1])
 
 

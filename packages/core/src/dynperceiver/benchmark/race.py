@@ -272,8 +272,7 @@ def _race_once(
     for number, plain in enumerate(machine.statics):
         right_S = plain.judged_right_S
         times_R1, nowhere_S = rounds_ms[f'static {number}'][:, None], np.zeros(len(right_S), np.int64)
-        accuracy = float(plain.calibration_right_S.mean())
-        candidates.append(Candidate(plain.name, plain.kind, times_R1, (1.0,), accuracy, nowhere_S, right_S))
+        candidates.append(Candidate(plain.name, plain.kind, times_R1, (1.0,), plain.calibration_right_S, nowhere_S, right_S))
     if batch_size > 1:
         candidates = _narrowing(machine, batch_size, candidates, drop, np.median(exit_ms_RE, axis=0), **timing)
     return Verdict.of(setting, candidates, drop)

@@ -82,6 +82,16 @@ def test_a_difference_that_may_be_chance_leaves_nobody_out() -> None:
     assert choose([exits, replace(trunk, calibration_right_S=many)]) == 0
 
 
+def test_the_luckiest_of_many_equals_does_not_leave_the_others_out() -> None:
+    """Twenty candidates that are equally good, each right about samples of its own: the fastest is the best choice."""
+    chosen = []
+    for seed in range(40):
+        right_CS = np.random.default_rng(seed).random((20, 500)) < 0.6
+        candidates = [replace(static(str(number), 1.0 + number, 0.6), calibration_right_S=right_S) for number, right_S in enumerate(right_CS)]
+        chosen.append(choose(candidates))
+    assert chosen.count(0) >= 24  # 14 if they were compared with the luckiest
+
+
 def test_nobody_but_the_trunk_qualifies() -> None:
     trunk, small = static('trunk', 10.0, 0.9), static('small', 5.0, 0.8, kind=SMALLER)
     candidates = [policy('early', (3.0, 11.0), (0.5, 0.5), 0.7), trunk, small]

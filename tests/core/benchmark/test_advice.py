@@ -87,7 +87,7 @@ def test_the_luckiest_of_many_equals_does_not_leave_the_others_out() -> None:
     chosen = []
     for seed in range(40):
         right_CS = np.random.default_rng(seed).random((20, 500)) < 0.6
-        candidates = [replace(static(str(number), 1.0 + number, 0.6), calibration_right_S=right_S) for number, right_S in enumerate(right_CS)]
+        candidates = [replace(static(str(one), 1.0 + one, 0.6), calibration_right_S=right_S) for one, right_S in enumerate(right_CS)]
         chosen.append(choose(candidates))
     assert chosen.count(0) >= 24  # 14 if they were compared with the luckiest
 

@@ -134,7 +134,7 @@ def test_report(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mix_leaves_the_policy_of_the_runner_as_it_was(network: Any) -> None:
     policy = ExitPolicy((0.5, 0.5, 0.5))
     runner = DynamicRunner(network, policy)
-    call, num_batches = speed._mix_call(runner, torch.randn(8, 3, 32, 32), 8, SHARES)
+    call, num_batches = speed.mix_call(runner, torch.randn(8, 3, 32, 32), 8, SHARES)
     exits: list[int] = []
     run = runner.engine.run
     runner.engine.run = lambda k, state: (exits.append(runner.engine.num_samples(state)), run(k, state))[1]

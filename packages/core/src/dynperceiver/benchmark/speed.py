@@ -34,8 +34,11 @@ __all__ = [
     'folded_call',
     'fractions_of_policy',
     'measure_speed',
+    'mix_call',
     'onnx_call',
+    'onnx_session',
     'script_exits',
+    'session_call',
     'speed_table',
     'static_trunk_of',
     'time_policies',
@@ -129,15 +132,17 @@ def folded_call(model: nn.Module, images_BCHW: Tensor, device: str | None = None
 
 def onnx_call(model: nn.Module, images_BCHW: Tensor, num_threads: int | None = None) -> Callable[[], np.ndarray]:
     """A forward pass as one folded graph in ONNX Runtime, set up like the backend ``'onnxruntime'``; gives the last exit's logits."""
-    return _session_call(_onnx_session(model, (images_BCHW.shape[2], images_BCHW.shape[3]), num_threads), images_BCHW)
+    return session_call(onnx_session(model, (images_BCHW.shape[2], images_BCHW.shape[3]), num_threads), images_BCHW)
 
 
-def _session_call(session: Any, images_BCHW: Tensor) -> Callable[[], np.ndarray]:
+def session_call(session: Any, images_BCHW: Tensor) -> Callable[[], np.ndarray]:
+    """A forward pass of a session of :func:`onnx_session`; gives the last exit's logits."""
     feed = {'images': np.ascontiguousarray(images_BCHW.numpy(), np.float32)}
     return lambda: np.asarray(session.run(None, feed)[-1])
 
 
-def _onnx_session(model: nn.Module, image_size: tuple[int, int], num_threads: int | None) -> Any:
+def onnx_session(model: nn.Module, image_size: tuple[int, int], num_threads: int | None) -> Any:
+    """ONNX Runtime's session of one folded graph, for batches of any size, set up like the backend ``'onnxruntime'``."""
     from ..deployment.export.graphs import export_module, graph_bytes  # needs onnx and onnxscript, without which everything else runs
 
     frames = getattr(model, 'num_frames', 1)
@@ -145,8 +150,15 @@ def _onnx_session(model: nn.Module, image_size: tuple[int, int], num_threads: in
     return make_session(graph_bytes(graph), num_threads or torch.get_num_threads())
 
 
-def _mix_call(runner: DynamicRunner, images: Any, batch_size: int, fractions: Sequence[float]) -> tuple[Callable[[], None], int]:
-    """A call that answers some batches whose samples leave in these fractions, and its number of batches."""
+def mix_call(runner: DynamicRunner, images: Any, batch_size: int, fractions: Sequence[float]) -> tuple[Callable[[], None], int]:
+    """A call that answers some batches whose samples leave in these fractions, and its number of batches.
+
+    Args:
+        runner: A runner; its own policy plays no part.
+        images: A batch as the runner takes it.
+        batch_size: Samples in it.
+        fractions: Fraction of the samples that leave at each exit.
+    """
     num_batches = -(-MIX_SAMPLES // batch_size)
     exit_index_S = script_exits(fractions, num_batches * batch_size)
     policies = [ScriptedPolicy(script_S, runner.served.num_exits) for script_S in np.split(exit_index_S, num_batches)]
@@ -184,13 +196,13 @@ class _Contestants:
             f'exit {exit_index + 1}': partial(self.runner, images, max_exit=exit_index) for exit_index in range(self.network.num_exits)
         }
         if self.trunk is not None and self.backend == 'onnxruntime':
-            self.session = self.session or _onnx_session(self.trunk, image_size, self.num_threads)
-            calls[STATIC] = _session_call(self.session, images_BCHW)
+            self.session = self.session or onnx_session(self.trunk, image_size, self.num_threads)
+            calls[STATIC] = session_call(self.session, images_BCHW)
         elif self.trunk is not None:
             calls[STATIC] = folded_call(self.trunk, images_BCHW, self.device)
         batches: dict[str, int] = {}
         if fractions is not None:
-            calls[MIX], batches[MIX] = _mix_call(self.runner, images, batch_size, fractions.tolist())
+            calls[MIX], batches[MIX] = mix_call(self.runner, images, batch_size, fractions.tolist())
         if eager and self.backend == 'torch':
             for name, model in {EAGER_NETWORK: self.network, EAGER_TRUNK: self.trunk}.items():
                 if model is not None:

@@ -19,7 +19,8 @@ import dynperceiver_cls  # noqa: F401  registers
 REPOSITORY = Path(__file__).parents[3]
 FOLDER = REPOSITORY / 'configs' / '_base_' / 'datasets'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if "_type = 'dynperceiver_cls." in path.read_text(encoding='utf-8'))
-SIDES = {'imagenet_224': 224, 'cifar10': 32, 'cifar10_jpeg': 64, 'cifar100': 32, 'image_folder': 224, 'csv_images': 224, 'caltech100': 160}  # in pixels
+SIDES = {'imagenet_224': 224, 'cifar10': 32, 'cifar10_jpeg': 64, 'cifar100': 32, 'image_folder': 224, 'csv_images': 224}  # in pixels
+SIDES['caltech100'] = 160
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 

@@ -90,10 +90,11 @@ def test_what_is_kept(changes: dict[str, Any], tmp_path: Path) -> None:
             torch.testing.assert_close(one, same[[4, 1]], rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize('lift_channels', [None, 9])
 @pytest.mark.parametrize('size', [(64, 64), (176, 112), (208, 97)])
-def test_exits_on_kept_maps_are_those_on_images(size: tuple[int, int]) -> None:
-    """Whatever the windows of a read are, the exit's mean is that of the map."""
-    network = lean_model(frozen_trunk=True)
+def test_exits_on_kept_maps_are_those_on_images(size: tuple[int, int], lift_channels: int | None) -> None:
+    """Whatever the windows of a read are, the exit's mean is that of the map; and exits that lift pixels see each of them."""
+    network = lean_model(frozen_trunk=True, lift_channels=lift_channels, max_tokens=16)
     images = standard_normal((2, 3, *size))
     with torch.no_grad():
         for one, same in zip(network(trunk_outputs(network, images)), network(images), strict=True):

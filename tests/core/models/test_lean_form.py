@@ -64,6 +64,8 @@ def test_the_last_exit_is_the_trunk(name: str) -> None:
         ({'depth_factors': (0, 0, 2 / 9, 0)}, 3),
         ({'max_tokens': 9, 'widening': 1}, 3),
         ({'num_latents': 1}, 3),
+        ({'latent_depth': 0}, 3),
+        ({'latent_depth': 2, 'lift_channels': 9}, 3),
     ],
 )
 def test_exits_are_as_many_as_published(changes: dict[str, Any], num_exits: int) -> None:
@@ -210,6 +212,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({'frozen_trunk': True, 'merged_exit': True, 'last_z2x': True}, 'frozen_trunk=True with z2x or last_z2x'),
     ({'frozen_stages': 5}, 'frozen_stages=5: pass -1 for none, 0 for the stem, or up to 4'),
     ({'early_exits': 'middle'}, "early_exits='middle': choose what the early exits classify, 'latent', 'feature', 'joined', 'probe'"),
+    ({'latent_depth': -1}, 'latent_depth=-1: pass 0 or more'),
+    ({'latent_depth': 1, 'latent_width': None, 'num_latents': 8, 'depth_factors': (1, 1, 1, 1)}, 'together with latent_width'),
+    ({'lift_channels': 0}, 'lift_channels=0 with '),
+    ({'lift_channels': 9, 'early_exits': 'latent'}, "lift_channels=9 with early_exits='latent'"),
     ({'depth_factors': (1, 1)}, 'one factor for each of the four stages'),
     ({'num_stages': 3}, 'num_stages=3 with num_classes=7: 4 stages with exits'),
     ({'num_classes': None}, 'the latent code reaches none of the feature maps'),

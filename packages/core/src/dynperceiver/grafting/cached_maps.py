@@ -50,10 +50,11 @@ def trunk_outputs(network: DynPerceiver, images: Tensor) -> TrunkOutputs:
     numbers = _map_numbers(network)
     *maps, last = network.feature_branch.pyramid(images, [*numbers, network.feature_branch.num_stages])
     readers = network.latent_branch.x2z
+    lifts = any(getattr(head, 'lift', None) is not None for head in network.exits)  # such exits see every pixel
     kept = {}
     for number, feature in zip(numbers, maps, strict=True):
         reader = readers[number] if number < len(readers) else None
-        kept[number] = reader.average(feature) if isinstance(reader, MapReader) and reader.is_even(feature) else feature
+        kept[number] = reader.average(feature) if isinstance(reader, MapReader) and reader.is_even(feature) and not lifts else feature
     return TrunkOutputs(kept, network.exits[network.exits.trunk_exit_index](last))
 
 

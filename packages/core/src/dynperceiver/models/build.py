@@ -26,9 +26,11 @@ LEAN_FORM = dict(
 )
 
 
-def _depths(depth_factors: Sequence[float] | None, num_stages: int, is_lean: bool) -> tuple[int, ...]:
+def _depths(depth_factors: Sequence[float] | None, latent_depth: int | None, num_stages: int, is_lean: bool) -> tuple[int, ...]:
+    if latent_depth is not None and (latent_depth < 0 or not is_lean or depth_factors is not None):
+        raise UserError(f'latent_depth={latent_depth}: pass 0 or more, together with latent_width and without depth_factors')
     if depth_factors is None and is_lean:
-        return (1,) * num_stages
+        return (1 if latent_depth is None else latent_depth,) * num_stages
     if isinstance(depth_factors, str | bytes) or not isinstance(depth_factors, Sequence) or len(depth_factors) != 4:
         raise UserError(f'depth_factors={depth_factors!r}: one factor for each of the four stages is needed, for example (1, 1, 1, 2)')
     if num_stages != 4:
@@ -160,9 +162,11 @@ def build_model(
     with_cp: bool = False,
     early_exits: str | None = None,
     latent_width: int | None = None,
+    latent_depth: int | None = None,
     read_maps: Sequence[int] | None = None,
     exit_maps: Sequence[int] | None = None,
     probe_channels: int | None = None,
+    lift_channels: int | None = None,
     max_tokens: int | None = None,
     merged_exit: bool | None = None,
     widening: int | None = None,
@@ -201,11 +205,14 @@ def build_model(
             the comparison of the paper's Table 2; both, ``'joined'`` (default in the lean form); or the pooled map by a ``'probe'``, which
             needs no latent code.
         latent_width: Channels of the latent code throughout, a multiple of 4. Default: in each stage those of the map that it reads.
+        latent_depth: Self-attention layers after each read of the lean form. Default: 1.
         read_maps: Numbers i of the maps x_i that the code reads, 0 for the stem's. Default: all but the last; in the lean form those
             before the last two stages, (2, 3) of four.
         exit_maps: Numbers i of the maps x_i behind which an early exit stands. Default: in the lean form those that are read, and in the
             paper's those before the last two stages.
         probe_channels: Hidden width of exits that are probes; ``None`` for linear ones.
+        lift_channels: Channels to which joined exits lift the pixels of their map before they take the mean; see
+            :class:`~dynperceiver.models.JoinedExit`. Default: none.
         max_tokens: Maps are averaged by a whole factor to about so many tokens for a read. Default: 100 in the lean form, and in the
             paper's a 7x7 summary.
         merged_exit: A last exit on both branches. Default: in the paper's form.
@@ -224,6 +231,8 @@ def build_model(
     form |= {name: value for name, value in {**given, 'widening': widening}.items() if value is not None}
     form['last_z2x'] = (form['last_z2x'] and form['merged_exit']) if last_z2x is None else last_z2x
     form['max_tokens'] = (None if form['dwc'] else form['max_tokens']) if max_tokens is None else max_tokens
+    if lift_channels is not None and (lift_channels < 1 or form['early_exits'] != 'joined'):
+        raise UserError(f'lift_channels={lift_channels} with early_exits={form["early_exits"]!r}: pass 1 or more, for joined exits')
     _check_form(form, is_lean, num_classes, frozen_trunk)
     numbers = num_latents, num_classes, num_frames
     if isinstance(feature_branch, str):
@@ -242,7 +251,7 @@ def build_model(
     if branch.own_exit is not None:
         _check_foreign(branch, form, is_lean, num_classes)
     _check_numbers(*numbers, count if num_stages is None else num_stages, form['token_mixers'], count)
-    depths = _depths(depth_factors, count, is_lean)
+    depths = _depths(depth_factors, latent_depth, count, is_lean)
     num_stages = count if num_stages is None else num_stages
     read_stages, exit_stages = _reads_and_exits(read_maps, exit_maps, count, is_lean, form['early_exits'])
     if not x2z and read_stages and 1 not in read_stages:
@@ -275,6 +284,7 @@ def build_model(
             form['early_exits'],
             joined_dropout=0.2 if dropout is None else dropout,
             probe_channels=probe_channels,
+            lift_channels=lift_channels,
             exit_stages=exit_stages,
             widths=latent_branch.widths,
             merges=form['merged_exit'],

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dynperceiver_runtime import UserError
+
 from ..layers import IMAGE_LAYOUT, MapLayout
 
 __all__ = [
@@ -107,29 +109,50 @@ class EarlyFeatureExit(EarlyExit):
 class JoinedExit(nn.Module):
     """Early exit of the lean form: the mean of the normalised code, joined by the batch-normalised mean of the map that it read last.
 
+    The maps between the blocks of fast CNNs are narrow and linear, so that their mean says little. With ``lift_channels`` the exit lifts
+    the pixels by a 1x1 convolution and ReLU before it takes their mean.
+
     Args:
         latent_channels: Channels of the code.
         feature_channels: Channels of the map.
         num_classes: Classes.
         dropout: Dropout before the Linear.
         layout: Order of the map's axes.
+        lift_channels: Channels to which pixels are lifted; ``None`` takes the map as it is. Maps of images only.
+
+    Raises:
+        UserError: If other maps than those of images are to be lifted.
     """
 
     reads = ('latent_BNC', 'feature_BCHW')
     hands_on = False
 
     def __init__(
-        self, latent_channels: int, feature_channels: int, num_classes: int, dropout: float = 0.0, layout: MapLayout = IMAGE_LAYOUT
+        self,
+        latent_channels: int,
+        feature_channels: int,
+        num_classes: int,
+        dropout: float = 0.0,
+        layout: MapLayout = IMAGE_LAYOUT,
+        lift_channels: int | None = None,
     ) -> None:
         super().__init__()
+        if lift_channels is not None and layout != IMAGE_LAYOUT:
+            raise UserError(f'lift_channels={lift_channels}: only maps of images are lifted, and this one is {layout.axes}; leave it out')
         self.layout = layout
+        self.lift = None if lift_channels is None else nn.Conv2d(feature_channels, lift_channels, 1)
         self.latent_norm = nn.LayerNorm(latent_channels)
-        self.feature_norm = nn.BatchNorm1d(feature_channels)
+        self.feature_norm = nn.BatchNorm1d(lift_channels or feature_channels)
         self.dropout = nn.Dropout(dropout)
-        self.joined_classifier = nn.Linear(latent_channels + feature_channels, num_classes)
+        self.joined_classifier = nn.Linear(latent_channels + (lift_channels or feature_channels), num_classes)
+        if self.lift is not None:
+            nn.init.kaiming_normal_(self.lift.weight, nonlinearity='relu')
+            nn.init.zeros_(self.lift.bias)  # type: ignore[arg-type]
 
     def forward(self, latent_BNC: Tensor, feature: Tensor) -> Tensor:
         """Classify a code (B, N, C) and a map; returns (B, K)."""
+        if self.lift is not None:
+            feature = torch.relu(self.lift(feature))
         pooled_BC = torch.cat((self.latent_norm(latent_BNC).mean(1), self.feature_norm(self.layout.mean(feature))), 1)
         logits_BK: Tensor = self.joined_classifier(self.dropout(pooled_BC))
         return logits_BK
@@ -255,6 +278,7 @@ class ExitHeads(nn.ModuleList):
         early_exits: What the early exits classify, see :data:`EARLY_EXITS`.
         joined_dropout: Dropout of joined exits and probes.
         probe_channels: Hidden width of probes; ``None`` for linear ones.
+        lift_channels: Of joined exits, see :class:`JoinedExit`.
         exit_stages: Stages (from 1) of the latent code that an early exit follows; stage i reads x_{i-1}.
         widths: Channels of the code in each stage. Default: those of the maps.
         merges: Whether there is a merged exit.
@@ -277,6 +301,7 @@ class ExitHeads(nn.ModuleList):
         *,
         joined_dropout: float = 0.0,
         probe_channels: int | None = None,
+        lift_channels: int | None = None,
         exit_stages: Sequence[int] = (3, 4),
         widths: Sequence[int] | None = None,
         merges: bool = True,
@@ -290,7 +315,7 @@ class ExitHeads(nn.ModuleList):
         for stage in exit_stages:
             width, map_channels, transferred = widths[stage - 1], channels[stage - 1], fkt_channels if heads else None
             if early_exits == 'joined':
-                heads.append(JoinedExit(width, map_channels, num_classes, joined_dropout, layouts[stage - 1]))
+                heads.append(JoinedExit(width, map_channels, num_classes, joined_dropout, layouts[stage - 1], lift_channels))
             elif early_exits == 'probe':
                 heads.append(ProbeExit(map_channels, num_classes, probe_channels, joined_dropout, layouts[stage - 1]))
             elif early_exits == 'feature':

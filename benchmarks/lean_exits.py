@@ -3,9 +3,9 @@
   python benchmarks/lean_exits.py CONFIG CHECKPOINT --seeds 0 1 2 --out work_dirs/lean_exits
 
 CONFIG and CHECKPOINT are a backbone-only baseline that is trained, such as configs/classification/efficientnet-lite0_caltech100.py. On the
-same frozen network and the same cached maps it trains lean exits, linear and two-layer probes at the same cuts, and new heads for smaller
-inputs (the static ladder). Policies are solved on the calibration set and judged on the test set; times are measured on this machine, where
-each kind of exits takes turns with the network alone. Run it while the machine does nothing else: about half an hour.
+same frozen network and the same cached maps it trains lean exits, and linear and two-layer probes at the same cuts. Policies are solved on
+the calibration set and judged on the test set; times are measured on this machine, where the exits take turns with the network alone. Run
+it while the machine does nothing else: about half an hour.
 """
 
 from __future__ import annotations
@@ -53,8 +53,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--epochs', type=int, default=25, help='epochs on the cached maps (default: %(default)s)')
     parser.add_argument('--num-latents', type=int, default=8, help='tokens of the latent code (default: %(default)s)')
     parser.add_argument('--latent-width', type=int, default=128, help='its channels (default: %(default)s)')
-    parser.add_argument('--ladder', type=int, nargs='*', default=[144, 128, 112, 96], help='sizes of the static ladder in pixels')
-    parser.add_argument('--run-policies', type=int, default=3, help='policies that are run and timed for real (default: %(default)s)')
+    parser.add_argument('--latent-depth', type=int, default=0, help='self-attention layers after each read (default: %(default)s)')
+    lift_help = 'channels to which exits lift pixels; 0: none (default: %(default)s)'
+    parser.add_argument('--lift-channels', type=int, default=256, help=lift_help)
+    parser.add_argument('--max-tokens', type=int, default=25, help='tokens of a read (default: %(default)s)')
+    parser.add_argument('--probe-seeds', type=int, nargs='*', default=[0], help='seeds of the probes (default: 0)')
+    parser.add_argument('--threads', type=int, nargs='+', default=[2, 1], help='numbers of threads to take times with (default: 2 1)')
     return parser.parse_args()
 
 
@@ -87,12 +91,15 @@ def scores(network: Any, cache: Any) -> HeldOutScores:
     return HeldOutScores.from_logits(logits_ESK, np.asarray(cache.arrays['labels']))
 
 
-def exit_times(network: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """Milliseconds of the exits and of the network alone, by backend and batch size."""
-    report = measure_speed(network, ['onnxruntime', 'torch'], BATCH_SIZES, size, rounds=40)
+def exit_times(network: Any, size: tuple[int, int], threads: Sequence[int]) -> dict[str, Any]:
+    """Milliseconds of the exits and of the network alone, by backend, batch size and number of threads."""
     times: dict[str, Any] = {}
-    for row in report['rows']:
-        times.setdefault(f'{row["backend"]}, batch {row["batch_size"]}', {})[row['name']] = row['ms']
+    report: dict[str, Any] = {}
+    for num_threads in threads:
+        report = measure_speed(network, ['onnxruntime', 'torch'], BATCH_SIZES, size, rounds=30, num_threads=num_threads)
+        for row in report['rows']:
+            name = f'{row["backend"]}, batch {row["batch_size"]}, {num_threads} thread{"s" if num_threads > 1 else ""}'
+            times.setdefault(name, {})[row['name']] = row['ms']
     return dict(ms=times, gmacs=report['gmacs'], machine=report['machine'])
 
 
@@ -130,38 +137,49 @@ def main() -> None:
     logging.disable(logging.WARNING)
     source = read_config(args.config)
     size = image_size(None, source)
-    result: dict[str, Any] = dict(machine=machine_description(), networks=[])
+    names = ('num_latents', 'latent_width', 'latent_depth', 'max_tokens', 'lift_channels')
+    lean = {name: getattr(args, name) or (None if name == 'lift_channels' else 0) for name in names}
     photos: Photos | None = None
+    trained = []
     for form, branch in FORMS.items():
-        for seed in args.seeds:
+        for seed in args.seeds if form == LEAN else args.probe_seeds:
             torch.manual_seed(seed)
-            settings = {**dict(num_latents=args.num_latents, latent_width=args.latent_width), **branch}
-            graft = build_graft(grafted_config(source, args.cuts, size, **settings), source, args.checkpoint)
-            if photos is None:
-                photos = Photos(graft, source, args)
+            graft = build_graft(grafted_config(source, args.cuts, size, **(branch or lean)), source, args.checkpoint)
+            photos = photos or Photos(graft, source, args)
             work_dir = args.out / f'{form.replace(" ", "_")}_{seed}'
             train_on_maps(graft.network, photos.maps, work_dir / 'training', epochs=args.epochs, seed=seed)
             save_graft(graft, work_dir, photos.train)
             held_out, test = scores(graft.network, photos.held_out), scores(graft.network, photos.test)
-            times = exit_times(graft.network, size)
-            relative = relative_costs(times, graft.network.num_exits)
-            accuracies = [float(right.mean()) for right in test.correct_ES]
-            labels_S = np.asarray(photos.test.arrays['labels'])
-            class_means = [class_mean(right_S, labels_S) for right_S in test.correct_ES]
-            entry: dict[str, Any] = dict(form=form, seed=seed, accuracies=accuracies, class_means=class_means, times=times)
-            entry['relative'] = relative
-            entry['held_out'] = [float(right_S.mean()) for right_S in held_out.correct_ES]
-            entry['policies'] = {name: policies(held_out, test, costs) for name, costs in relative.items()}
-            result['networks'].append(entry)
-            (args.out / 'result.json').write_text(json.dumps(result, indent=1))
-            print(summary(entry), flush=True)
+            trained.append((form, seed, graft.network, held_out, test))
+            print(f'{form}, seed {seed}: right at exits {percent(test.correct_ES.mean(1))} %', flush=True)
+    assert photos is not None
+    labels_S = np.asarray(photos.test.arrays['labels'])
+    result: dict[str, Any] = dict(machine=machine_description(), networks=[])
+    for form, seed, network, held_out, test in trained:
+        times = exit_times(network, size, args.threads)
+        relative = relative_costs(times, network.num_exits)
+        entry: dict[str, Any] = dict(form=form, seed=seed, times=times, relative=relative)
+        entry['accuracies'] = [float(right_S.mean()) for right_S in test.correct_ES]
+        entry['class_means'] = [class_mean(right_S, labels_S) for right_S in test.correct_ES]
+        entry['held_out'] = [float(right_S.mean()) for right_S in held_out.correct_ES]
+        entry['policies'] = {name: policies(held_out, test, costs) for name, costs in relative.items()}
+        result['networks'].append(entry)
+        (args.out / 'result.json').write_text(json.dumps(result, indent=1))
+        print(summary(entry), flush=True)
+    print(result['machine'])
+
+
+def percent(fractions: Any) -> str:
+    """Fractions for people."""
+    return ' / '.join(f'{100 * fraction:.1f}' for fraction in fractions)
 
 
 def summary(entry: dict[str, Any]) -> str:
     """A network in a few lines."""
-    lines = [f'{entry["form"]}, seed {entry["seed"]}: right at exits {" / ".join(f"{100 * a:.1f}" for a in entry["accuracies"])} %']
+    right = f'right at exits {percent(entry["accuracies"])} %, class means {percent(entry["class_means"])} %'
+    lines = [f'{entry["form"]}, seed {entry["seed"]}: {right}']
     for name, costs in entry['relative'].items():
-        cells = [f'{name:<22} exits {" / ".join(f"{cost:.2f}" for cost in costs)}']
+        cells = [f'{name:<33} exits {" / ".join(f"{cost:.2f}" for cost in costs)}']
         for drop in (f'drop {drop:g}' for drop in DROPS):
             row = entry['policies'][name][drop]
             points = 100 * (row['accuracy'] - entry['accuracies'][-1])

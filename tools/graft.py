@@ -42,6 +42,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cuts', nargs='+', default=['stage2', 'stage3'], metavar='NAME', help=cut_help)
     parser.add_argument('--num-latents', type=int, default=8, metavar='N', help='tokens of the latent code (default: %(default)s)')
     parser.add_argument('--latent-width', type=int, default=128, metavar='N', help='its channels (default: %(default)s)')
+    depth_help = 'self-attention layers after each read (default: %(default)s)'
+    parser.add_argument('--latent-depth', type=int, default=0, metavar='N', help=depth_help)
+    lift_help = 'channels to which exits lift the pixels of image maps; 0 takes maps as they are (default: %(default)s)'
+    parser.add_argument('--lift-channels', type=int, default=256, metavar='N', help=lift_help)
+    parser.add_argument('--max-tokens', type=int, default=25, metavar='N', help='tokens of a read (default: %(default)s)')
     views_help = 'views of each sample, all but one augmented (default: %(default)s)'
     parser.add_argument('--views', type=int, default=5, metavar='N', help=views_help)
     parser.add_argument('--epochs', type=int, default=25, help='epochs on the cached maps (default: %(default)s)')
@@ -66,7 +71,8 @@ def graft(args: argparse.Namespace) -> tuple[Path, Path]:
     """Build, cache, train, save."""
     source = read_config(args.config, args.cfg_options)
     options: dict[str, Any] = dict(function=args.model, weights=args.weights, unlabelled=args.unlabelled)
-    branch = dict(num_latents=args.num_latents, latent_width=args.latent_width)
+    branch = {name: getattr(args, name) for name in ('num_latents', 'latent_width', 'latent_depth', 'max_tokens')}
+    branch['lift_channels'] = args.lift_channels or None
     size, cuts = image_size(None, source), args.cuts
     if cuts == ['auto']:
         network = source_network(source, args.checkpoint, args.model, args.weights)

@@ -44,7 +44,7 @@ class GraftTraining(BaseModel):
     """
 
     def __init__(
-        self, network: DynPerceiver, distill_weight: float = 1.0, label_smoothing: float = 0.1, unlabelled: bool = False
+        self, network: DynPerceiver, distill_weight: float = 1.0, label_smoothing: float = 0.0, unlabelled: bool = False
     ) -> None:
         super().__init__()
         assert network.exits is not None
@@ -100,7 +100,7 @@ def train_on_maps(
     seed: int = 0,
     unlabelled: bool = False,
     distill_weight: float = 1.0,
-    label_smoothing: float = 0.1,
+    label_smoothing: float = 0.0,
     hooks: Sequence[Any] = (),
 ) -> DynPerceiver:
     """Train the latent branch and the early exits of a network; an interrupted training resumes from its last epoch.

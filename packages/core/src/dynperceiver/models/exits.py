@@ -14,8 +14,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dynperceiver_runtime import UserError
-
 from ..layers import IMAGE_LAYOUT, MapLayout
 
 __all__ = [
@@ -118,10 +116,7 @@ class JoinedExit(nn.Module):
         num_classes: Classes.
         dropout: Dropout before the Linear.
         layout: Order of the map's axes.
-        lift_channels: Channels to which pixels are lifted; ``None`` takes the map as it is. Maps of images only.
-
-    Raises:
-        UserError: If other maps than those of images are to be lifted.
+        lift_channels: Channels to which pixels (or tokens) are lifted; ``None`` takes the map as it is.
     """
 
     reads = ('latent_BNC', 'feature_BCHW')
@@ -137,10 +132,11 @@ class JoinedExit(nn.Module):
         lift_channels: int | None = None,
     ) -> None:
         super().__init__()
-        if lift_channels is not None and layout != IMAGE_LAYOUT:
-            raise UserError(f'lift_channels={lift_channels}: only maps of images are lifted, and this one is {layout.axes}; leave it out')
         self.layout = layout
-        self.lift = None if lift_channels is None else nn.Conv2d(feature_channels, lift_channels, 1)
+        self.lift: nn.Conv2d | nn.Linear | None = None
+        if lift_channels is not None:
+            is_image = layout == IMAGE_LAYOUT  # whose convolution stays in the layout of those before
+            self.lift = nn.Conv2d(feature_channels, lift_channels, 1) if is_image else nn.Linear(feature_channels, lift_channels)
         self.latent_norm = nn.LayerNorm(latent_channels)
         self.feature_norm = nn.BatchNorm1d(lift_channels or feature_channels)
         self.dropout = nn.Dropout(dropout)
@@ -151,11 +147,16 @@ class JoinedExit(nn.Module):
 
     def forward(self, latent_BNC: Tensor, feature: Tensor) -> Tensor:
         """Classify a code (B, N, C) and a map; returns (B, K)."""
-        if self.lift is not None:
-            feature = torch.relu(self.lift(feature))
-        pooled_BC = torch.cat((self.latent_norm(latent_BNC).mean(1), self.feature_norm(self.layout.mean(feature))), 1)
+        pooled_BC = torch.cat((self.latent_norm(latent_BNC).mean(1), self.feature_norm(self._mean(feature))), 1)
         logits_BK: Tensor = self.joined_classifier(self.dropout(pooled_BC))
         return logits_BK
+
+    def _mean(self, feature: Tensor) -> Tensor:
+        if self.lift is None:
+            return self.layout.mean(feature)
+        if isinstance(self.lift, nn.Conv2d):
+            return torch.relu(self.lift(feature)).mean((2, 3))
+        return torch.relu(self.lift(self.layout.channels_first(feature).flatten(2).transpose(1, 2))).mean(1)
 
 
 class ProbeExit(nn.Module):

@@ -308,8 +308,8 @@ EDITS = (
     ),
     Edit(
         'core/grafting/cached_maps.py',
-        'isinstance(reader, MapReader) and reader.is_even(feature) else feature',
-        'isinstance(reader, MapReader) else feature',
+        'isinstance(reader, MapReader) and reader.is_even(feature) and not lifts else feature',
+        'isinstance(reader, MapReader) and not lifts else feature',
         'core/grafting/test_cached_maps.py',
     ),
     Edit(

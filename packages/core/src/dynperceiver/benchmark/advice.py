@@ -217,7 +217,7 @@ def choose(candidates: Sequence[Candidate], max_accuracy_drop: float = 0.005) ->
         ValueError: If there is no candidate.
     """
     if not candidates:
-        raise ValueError('there is nothing to choose among; pass one or more candidates')
+        raise UserError('there is nothing to choose among; pass one or more candidates')
     if not 0 <= max_accuracy_drop < 1:
         raise UserError(f'max_accuracy_drop={max_accuracy_drop}: it is a fraction of the samples in [0, 1); 0.005 is half a point')
     able = qualifying(candidates, max_accuracy_drop)

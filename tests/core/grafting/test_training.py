@@ -165,6 +165,26 @@ def test_loss_terms(cache: CachedMaps) -> None:
     assert 'loss_distill' not in GraftTraining(_network(), 0.0)(**batch, mode='loss')
 
 
+def test_mixed_samples(cache: CachedMaps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of 1 mixes nothing; with a share of 0 every sample is another one, its label and the trunk's answer with it."""
+    batch, network = cache.of_view(0).__getitems__(range(6)), _network().eval()
+    order = torch.tensor([3, 0, 5, 1, 2, 4])
+    monkeypatch.setattr(torch, 'randperm', lambda *_, **__: order)
+    swapped = {'maps': {number: feature[order] for number, feature in batch['maps'].items()}}
+    swapped |= {'logits': batch['logits'][order], 'labels': batch['labels'][order]}
+    plain = GraftTraining(network, label_smoothing=0.1).eval()
+    mixing = GraftTraining(network, label_smoothing=0.1, mixup_alpha=0.2).eval()
+    for share, same in ((1.0, batch), (0.0, swapped)):
+        monkeypatch.setattr(torch.distributions.Beta, 'sample', lambda self, share=share: torch.tensor(share))
+        expected, found = plain(**same, mode='loss'), mixing(**batch, mode='loss')
+        for name in ('loss_exit1', 'loss_exit2', 'loss_distill'):
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(torch.distributions.Beta, 'sample', lambda self: torch.tensor(0.5))
+    assert mixing(**batch, mode='loss')['loss_exit1'] != plain(**batch, mode='loss')['loss_exit1']
+    with pytest.raises(ValueError, match='mixup_alpha=-1: pass 0 for none'):
+        GraftTraining(network, mixup_alpha=-1)
+
+
 @pytest.mark.parametrize('batch_size', [25, 64])
 def test_fewer_samples_than_a_batch(batch_size: int, cache: CachedMaps, tmp_path: Path) -> None:
     message = f'24 training samples are fewer than a batch of {batch_size}; pass a smaller batch size, or more samples'

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -24,6 +25,8 @@ from ..losses import MultiExitLoss, batch_accuracies
 from ..models import DynPerceiver
 from ..structures import TrunkOutputs
 from .cached_maps import CachedMaps
+
+SMALLEST_PROBABILITY = 1e-12
 
 __all__ = ['GraftTraining', 'as_trunk_outputs', 'exit_logits', 'train_on_maps']
 
@@ -41,12 +44,22 @@ class GraftTraining(BaseModel):
         distill_weight: Weight of the distillation from the trunk.
         label_smoothing: Of the cross-entropy.
         unlabelled: Whether there are no labels: distillation alone.
+        mixup_alpha: Maps, labels and the trunk's answers of two samples are mixed by a share from Beta(alpha, alpha); 0 for none. Without,
+            exits that know their few training samples by heart are too sure of others.
     """
 
     def __init__(
-        self, network: DynPerceiver, distill_weight: float = 1.0, label_smoothing: float = 0.0, unlabelled: bool = False
+        self,
+        network: DynPerceiver,
+        distill_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+        unlabelled: bool = False,
+        mixup_alpha: float = 0.0,
     ) -> None:
         super().__init__()
+        if mixup_alpha < 0:
+            raise UserError(f'mixup_alpha={mixup_alpha}: pass 0 for none, or a positive number such as 0.2')
+        self.mixup_alpha = mixup_alpha
         assert network.exits is not None
         self.network = network
         self.unlabelled = unlabelled
@@ -55,11 +68,35 @@ class GraftTraining(BaseModel):
 
     def forward(self, maps: Mapping[int, Tensor], logits: Tensor, labels: Tensor, mode: str = 'tensor') -> Any:
         """Logits of all exits, or with ``mode='loss'`` loss terms and accuracies of the batch (with distillation alone, agreement)."""
-        logits_SK = self.network(as_trunk_outputs({'maps': maps, 'logits': logits}))
+        outputs = as_trunk_outputs({'maps': maps, 'logits': logits})
         if mode != 'loss':
-            return logits_SK
-        targets = logits_SK[-1].argmax(1) if self.unlabelled else labels
+            return self.network(outputs)
+        if self.unlabelled:
+            labels = self._clip_logits(outputs.logits_BK).argmax(1)
+        targets: Tensor = labels
+        if self.mixup_alpha:
+            outputs, targets = self._mixed(outputs, labels)
+        logits_SK = self.network(outputs)
         return {**self.loss_module(logits_SK, targets), **batch_accuracies(logits_SK, targets, (1,))}
+
+    def _clip_logits(self, logits_BK: Tensor) -> Tensor:
+        """Logits of samples from those of their frames."""
+        frames = self.network.num_frames
+        return logits_BK if frames == 1 else logits_BK.unflatten(0, (-1, frames)).mean(1)
+
+    def _mixed(self, outputs: TrunkOutputs, labels: Tensor) -> tuple[TrunkOutputs, Tensor]:
+        """Each sample mixed with another of the batch; the class probabilities of the mixture."""
+        share = float(torch.distributions.Beta(self.mixup_alpha, self.mixup_alpha).sample())
+        frames, other_S = self.network.num_frames, torch.randperm(len(labels), device=labels.device)
+        other_B = (other_S[:, None] * frames + torch.arange(frames, device=labels.device)).flatten()
+        target_SK = F.one_hot(labels, outputs.logits_BK.shape[1]).to(outputs.logits_BK.dtype)
+        if self.loss_module.label_smoothing:
+            smoothing = self.loss_module.label_smoothing
+            target_SK = target_SK * (1 - smoothing) + smoothing / target_SK.shape[1]
+        maps = {number: share * feature + (1 - share) * feature[other_B] for number, feature in outputs.maps.items()}
+        answer_BK = outputs.logits_BK.softmax(1)
+        mixed_BK = (share * answer_BK + (1 - share) * answer_BK[other_B]).clamp_min(SMALLEST_PROBABILITY).log()
+        return TrunkOutputs(maps, mixed_BK), share * target_SK + (1 - share) * target_SK[other_S]
 
 
 class _SeedViewsHook(Hook):
@@ -101,6 +138,7 @@ def train_on_maps(
     unlabelled: bool = False,
     distill_weight: float = 1.0,
     label_smoothing: float = 0.0,
+    mixup_alpha: float = 0.2,
     hooks: Sequence[Any] = (),
 ) -> DynPerceiver:
     """Train the latent branch and the early exits of a network; an interrupted training resumes from its last epoch.
@@ -119,6 +157,7 @@ def train_on_maps(
         unlabelled: Distillation alone.
         distill_weight: Weight of the distillation.
         label_smoothing: Of the cross-entropy.
+        mixup_alpha: See :class:`GraftTraining`.
         hooks: More hooks of MMEngine's runner.
 
     Raises:
@@ -128,8 +167,9 @@ def train_on_maps(
         raise UserError(f'{len(cache)} training samples are fewer than a batch of {batch_size}; pass a smaller batch size, or more samples')
     sampler = DefaultSampler(cache, shuffle=True, seed=seed)
     loader = DataLoader(cache, batch_size, sampler=sampler, drop_last=True, collate_fn=_as_it_is)
-    work_dir = work_dir / _name_of(cache, network, epochs, batch_size, lr, weight_decay, seed, unlabelled, distill_weight, label_smoothing)
-    model = GraftTraining(network, distill_weight, label_smoothing, unlabelled)
+    terms = distill_weight, label_smoothing, mixup_alpha
+    work_dir = work_dir / _name_of(cache, network, epochs, batch_size, lr, weight_decay, seed, unlabelled, *terms)
+    model = GraftTraining(network, distill_weight, label_smoothing, unlabelled, mixup_alpha)
     interval = max(1, len(loader) // 2)
     runner = Runner(
         model,

@@ -51,6 +51,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='seeds of the lean exits (default: 0 1 2)')
     parser.add_argument('--views', type=int, default=5, help='views of each photo (default: %(default)s)')
     parser.add_argument('--epochs', type=int, default=25, help='epochs on the cached maps (default: %(default)s)')
+    mixup_help = 'how samples are mixed in training; 0: not (default: %(default)s)'
+    parser.add_argument('--mixup-alpha', type=float, default=0.2, help=mixup_help)
     parser.add_argument('--num-latents', type=int, default=8, help='tokens of the latent code (default: %(default)s)')
     parser.add_argument('--latent-width', type=int, default=128, help='its channels (default: %(default)s)')
     parser.add_argument('--latent-depth', type=int, default=0, help='self-attention layers after each read (default: %(default)s)')
@@ -147,7 +149,8 @@ def main() -> None:
             graft = build_graft(grafted_config(source, args.cuts, size, **(branch or lean)), source, args.checkpoint)
             photos = photos or Photos(graft, source, args)
             work_dir = args.out / f'{form.replace(" ", "_")}_{seed}'
-            train_on_maps(graft.network, photos.maps, work_dir / 'training', epochs=args.epochs, seed=seed)
+            settings = dict(epochs=args.epochs, seed=seed, mixup_alpha=args.mixup_alpha)
+            train_on_maps(graft.network, photos.maps, work_dir / 'training', **settings)
             save_graft(graft, work_dir, photos.train)
             held_out, test = scores(graft.network, photos.held_out), scores(graft.network, photos.test)
             trained.append((form, seed, graft.network, held_out, test))
